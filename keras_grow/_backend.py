@@ -1,0 +1,178 @@
+"""What differs between the TensorFlow, PyTorch and JAX backends."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+
+def name() -> str:
+    return keras.backend.backend()
+
+
+def to_numpy(x: Any) -> np.ndarray:
+    """Any tensor as a NumPy array of a dtype NumPy computes with."""
+    array = np.asarray(keras.ops.convert_to_numpy(x))
+    return array.astype("float32") if array.dtype.name in ("bfloat16", "float16") else array
+
+
+def attach_state(model: Any) -> None:
+    """JAX keeps the state outside the variables during `fit`; puts it back into them."""
+    if name() == "jax" and hasattr(model, "jax_state_sync"):
+        model.jax_state_sync()
+
+
+def after_variables_changed(layers: Iterable[Any]) -> None:
+    """Backend bookkeeping on layers whose variables were re-initialised.
+
+    PyTorch keeps the parameters a second time, in each module's ParameterDict: `zero_grad`
+    reads them there, and gradients would accumulate on stale ones.
+    """
+    if name() == "torch":
+        for layer in layers:
+            if hasattr(layer, "_torch_params"):
+                layer._track_variables()
+
+
+def traces_hold_variables() -> bool:
+    """Whether a compiled function keeps using the variables it was traced with (TensorFlow)."""
+    return name() == "tensorflow"
+
+
+def gradients(
+    forward: Callable[[Callable[[int, Any], Any]], tuple[Any, Any]],
+) -> tuple[Any, list[Any], Any]:
+    """Runs `forward(probe)` and differentiates its loss by every probed tensor.
+
+    Args:
+        forward: returns (scalar loss, anything else). It must pass each tensor of interest
+            through `probe(i, tensor)`, i counting from 0 in a fixed order, and go on with the
+            result.
+
+    Returns:
+        The loss, the gradients by probe number, and the second value `forward` returned.
+    """
+    return {"tensorflow": _tf_gradients, "torch": _torch_gradients, "jax": _jax_gradients}[name()](
+        forward
+    )
+
+
+def _tf_gradients(forward: Callable) -> tuple[Any, list, Any]:
+    import tensorflow as tf
+
+    probed: dict[int, Any] = {}
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+
+        def probe(i: int, tensor: Any) -> Any:
+            tensor = tf.identity(tensor)
+            tape.watch(tensor)
+            probed[i] = tensor
+            return tensor
+
+        loss, aux = forward(probe)
+    sources = [probed[i] for i in range(len(probed))]
+    found = tape.gradient(loss, sources, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    return loss, found, aux
+
+
+def _torch_gradients(forward: Callable) -> tuple[Any, list, Any]:
+    import torch
+
+    probed: dict[int, Any] = {}
+
+    def probe(i: int, tensor: Any) -> Any:
+        if not tensor.requires_grad:
+            tensor = tensor.detach().requires_grad_()
+        probed[i] = tensor
+        return tensor
+
+    with torch.enable_grad():
+        loss, aux = forward(probe)
+        sources = [probed[i] for i in range(len(probed))]
+        found = torch.autograd.grad(loss, sources, allow_unused=True)
+    zeros = [torch.zeros_like(s) if g is None else g for g, s in zip(found, sources, strict=True)]
+    return loss.detach(), zeros, aux
+
+
+def _jax_gradients(forward: Callable) -> tuple[Any, list, Any]:
+    import jax
+
+    shapes: dict[int, Any] = {}
+
+    def record(i: int, tensor: Any) -> Any:
+        shapes[i] = jax.ShapeDtypeStruct(tensor.shape, tensor.dtype)
+        return tensor
+
+    # Shapes first: the gradient by a tensor is the gradient by a zero added to it.
+    jax.eval_shape(lambda: _loss_only(forward, record))
+    zeros = [jax.numpy.zeros(shapes[i].shape, shapes[i].dtype) for i in range(len(shapes))]
+
+    def with_zeros(offsets: Sequence[Any]) -> tuple[Any, Any]:
+        return forward(lambda i, tensor: tensor + offsets[i])
+
+    (loss, aux), found = jax.value_and_grad(with_zeros, has_aux=True)(zeros)
+    return loss, found, aux
+
+
+def _loss_only(forward: Callable, probe: Callable) -> Any:
+    return forward(probe)[0]
+
+
+def compiled(function: Callable, variables: Sequence[Any]) -> Callable:
+    """`function(mapping, *arrays)` made fast for repeated calls on arrays of the same shape.
+
+    JAX compiles it, with the values of `variables` as arguments so that they are no constants;
+    `mapping` then pairs each variable with its traced value. TensorFlow and PyTorch run it
+    eagerly: a growth event happens once per hundreds of steps, and tracing costs more than it
+    saves.
+    """
+    if name() == "jax":
+        import jax
+
+        @jax.jit
+        def traced(values: list, *arrays: Any) -> Any:
+            return function(list(zip(variables, values, strict=True)), *arrays)
+
+        return lambda *arrays: traced([v.value for v in variables], *arrays)
+    if name() == "torch":
+        import torch
+
+        def quiet(*arrays: Any) -> Any:
+            with torch.no_grad():
+                return function([], *arrays)
+
+        return quiet
+    return lambda *arrays: function([], *arrays)
+
+
+def as_tensors(data: Any) -> Any:
+    """Growth data as backend tensors; PyTorch ones on the default device."""
+    return keras.tree.map_structure(
+        lambda x: None if x is None else keras.ops.convert_to_tensor(x), data
+    )
+
+
+def matrix_product(a: Any, b: Any) -> Any:
+    """a (n, p) transposed times b (n, q), accumulated in float32 or better."""
+    a, b = (keras.ops.cast(t, "float32") if _low(t) else t for t in (a, b))
+    return keras.ops.matmul(keras.ops.transpose(a), b)
+
+
+def _low(tensor: Any) -> bool:
+    return keras.backend.standardize_dtype(tensor.dtype) in ("float16", "bfloat16")
+
+
+def is_machine_fault(error: BaseException) -> bool:
+    """Whether an error, or one it came from, says that memory ran out."""
+    seen: BaseException | None = error
+    while seen is not None:
+        text = f"{type(seen).__name__} {seen}"
+        if isinstance(seen, MemoryError) or any(
+            sign in text for sign in ("RESOURCE_EXHAUSTED", "ResourceExhausted", "OutOfMemory")
+        ):
+            return True
+        if "out of memory" in text.lower() or "can't allocate memory" in text:
+            return True
+        seen = seen.__cause__
+    return False

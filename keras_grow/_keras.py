@@ -1,0 +1,356 @@
+"""Every use of a private Keras attribute, in one place.
+
+Keras gives no public way to read a functional graph or to change a built layer. When a
+new Keras release moves something, this is the file to mend. Written for Keras 3.13 to 3.15.
+"""
+
+import copy
+import gc
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import tree
+from keras.src.backend.common.stateless_scope import StatelessScope
+from keras.src.models.functional import Functional
+from keras.src.saving.serialization_lib import SafeModeScope
+from keras.src.utils import tracking
+
+__all__ = ["StatelessScope"]
+
+# --- reading the graph -------------------------------------------------------------------------
+
+
+def functional_of(model: Any) -> Any | None:
+    """The `Functional` that holds the graph of `model`, or None if it has none."""
+    if isinstance(model, keras.Sequential):
+        return getattr(model, "_functional", None)
+    if isinstance(model, Functional) and type(model).call is Functional.call:
+        return model
+    return None
+
+
+def is_model(op: Any) -> bool:
+    return isinstance(op, keras.Model)
+
+
+def nodes_in_order(functional: Any) -> Iterator[Any]:
+    """The nodes of a functional graph, every node after those it depends on."""
+    by_depth = functional._nodes_by_depth
+    for depth in sorted(by_depth, reverse=True):
+        yield from (node for node in by_depth[depth] if node.operation and not node.is_input)
+
+
+def node_arguments(node: Any) -> tuple[tuple, dict]:
+    return node.arguments.args, node.arguments.kwargs
+
+
+def set_node_argument(node: Any, old: Any, new: Any) -> None:
+    """Replaces the constant `old` (by identity) among the arguments recorded in a node."""
+    arguments = node.arguments
+    arguments.args, arguments.kwargs = arguments.convert(lambda x: new if x is old else x)
+
+
+def flat_inputs(functional: Any) -> list:
+    return list(functional._inputs)
+
+
+def flat_outputs(functional: Any) -> list:
+    return list(functional._outputs)
+
+
+def pack_outputs(functional: Any, flat: list) -> Any:
+    """Outputs in the structure `model(x)` returns them in."""
+    packed = tree.pack_sequence_as(functional._outputs_struct, flat)
+    single = isinstance(packed, (list, tuple)) and len(packed) == 1
+    return packed[0] if single else packed
+
+
+def standardize_inputs(functional: Any, inputs: Any) -> list:
+    return functional._standardize_inputs(inputs)
+
+
+def input_structure(functional: Any) -> Any:
+    return functional._inputs_struct
+
+
+def takes_training(op: Any) -> bool:
+    return "training" in getattr(op, "_call_context_args", {})
+
+
+def input_layers(functional: Any) -> list:
+    return [t._keras_history.operation for t in functional._inputs]
+
+
+def sublayers(layer: Any) -> list:
+    """All layers below `layer`, itself first."""
+    return list(layer._flatten_layers())
+
+
+# --- running a model without touching its state ------------------------------------------------
+
+
+def pure_call(body: Callable[[], Any], mapping: list) -> Any:
+    """Runs `body` so that assignments to variables (BatchNorm statistics, seeds) are dropped.
+
+    `mapping` pairs every variable of the model with the value it has in the call.
+    """
+    with StatelessScope(state_mapping=mapping, collect_losses=True):
+        return body()
+
+
+def compute_loss(model: Any, x: Any, y: Any, y_pred: Any, sample_weight: Any) -> Any:
+    """`model.compute_loss`, which may be the user's own; call inside `pure_call`."""
+    return model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True)
+
+
+def state_of(model: Any) -> list:
+    """Every variable a forward pass and the loss may read."""
+    return list(model.variables) + [v for v in model.metrics_variables]
+
+
+# --- changing a built model --------------------------------------------------------------------
+
+
+def set_shape(tensor: Any, shape: tuple) -> None:
+    tensor._shape = tuple(shape)
+
+
+def set_batch_shape(input_layer: Any, shape: tuple) -> None:
+    input_layer._batch_shape = tuple(shape)
+
+
+def variable_state(variable: Any) -> tuple:
+    return variable._value, variable._shape, variable._ndim
+
+
+def restore_variable(variable: Any, state: tuple) -> None:
+    variable._value, variable._shape, variable._ndim = state
+
+
+def reinitialize(variable: Any, value: np.ndarray) -> None:
+    """Gives the same `keras.Variable` object a value of another shape."""
+    variable._shape = tuple(int(d) for d in value.shape)
+    variable._ndim = value.ndim
+    variable._initialize(variable._convert_to_tensor(value, dtype=variable._dtype))
+
+
+def build_shapes(layer: Any) -> dict | None:
+    return getattr(layer, "_build_shapes_dict", None)
+
+
+def set_build_shapes(layer: Any, shapes: dict | None) -> None:
+    with tracking.DotNotTrackScope():
+        layer._build_shapes_dict = shapes
+
+
+def auto_config(op: Any) -> Any:
+    """The constructor arguments an op without `get_config` is saved with, or None."""
+    config = getattr(op, "_auto_config", None)
+    return None if config is None else config.config
+
+
+def forget_nodes(op: Any) -> None:
+    """Detaches a copied op from the graph its original is part of."""
+    op._inbound_nodes = []
+    op._outbound_nodes = []
+
+
+def refresh_constants(layer: Any) -> None:
+    """Recomputes what `Normalization` derives from its statistics."""
+    layer.finalize_state()
+
+
+def compile_arguments(model: Any) -> dict | None:
+    """The arguments of the `compile()` call as the user gave them, or None."""
+    config = getattr(model, "_compile_config", None)
+    return dict(config.config) if config is not None and model.compiled else None
+
+
+def run_symbolically(functional: Any, inputs: list, replace: Callable[[Any], Any]) -> Any:
+    """Builds the graph again on new symbolic inputs, with `replace(op)` for every op."""
+    return functional._run_through_graph(inputs, operation_fn=replace)
+
+
+def unsafe_scope() -> Any:
+    """Lets a layer that is already in memory be made again from its own config."""
+    return SafeModeScope(False)
+
+
+def seed_states(layer: Any) -> list:
+    return [g.state for below in sublayers(layer) for g in below._seed_generators]
+
+
+# --- optimizers --------------------------------------------------------------------------------
+
+
+def optimizer_variables(optimizer: Any) -> list:
+    return list(optimizer._trainable_variables)
+
+
+def optimizer_slots(optimizer: Any) -> dict[str, list]:
+    """Lists of per-variable slots by attribute name, each aligned with the trained variables."""
+    trained = optimizer._trainable_variables
+    slots = {}
+    for name, value in vars(optimizer).items():
+        if name in ("_trainable_variables", "_variables") or not isinstance(value, list):
+            continue
+        if len(value) == len(trained) and any(isinstance(v, keras.Variable) for v in value):
+            slots[name] = value
+    return slots
+
+
+def optimizer_keys(optimizer: Any) -> list:
+    return [optimizer._var_key(v) for v in optimizer._trainable_variables]
+
+
+def set_optimizer_keys(optimizer: Any, keys: list, present: list | None = None) -> None:
+    """Makes the optimizer find its variables under `keys`.
+
+    On TensorFlow the key of a variable is the inner variable's id, which changes when it is
+    re-initialised.
+
+    Args:
+        keys: the new keys, in the order of the trained variables.
+        present: the keys it uses now; read from its index if left out.
+    """
+    if present is None:
+        index = optimizer._trainable_variables_indices
+        present = sorted(index, key=index.__getitem__)
+    if keys == present:
+        return
+    optimizer._trainable_variables_indices = {key: i for i, key in enumerate(keys)}
+    renamed = dict(zip(present, keys, strict=True))
+    excluded = getattr(optimizer, "_exclude_from_weight_decay", None)
+    if excluded is not None:
+        optimizer._exclude_from_weight_decay = {renamed.get(key, key) for key in excluded}
+    if hasattr(optimizer, "_exclude_from_weight_decay_cache"):
+        optimizer._exclude_from_weight_decay_cache = {}
+
+
+# --- compiled functions ------------------------------------------------------------------------
+
+
+def models_using(layers: list) -> list:
+    """Every living Keras model that contains one of `layers`, found through the collector."""
+    wanted = {id(layer) for layer in layers}
+    found = []
+    for candidate in gc.get_objects():
+        if isinstance(candidate, keras.Model) and getattr(candidate, "built", False):
+            try:
+                below = sublayers(candidate)
+            except AttributeError:  # a model whose __init__ has not finished
+                continue
+            if any(id(layer) in wanted for layer in below):
+                found.append(candidate)
+    return found
+
+
+def drop_compiled(model: Any) -> None:
+    """Forgets compiled functions; Keras makes new ones when they are next needed."""
+    rebuild_train = getattr(model, "train_function", None) is not None
+    model.train_function = None
+    model.test_function = None
+    model.predict_function = None
+    if rebuild_train:
+        model.make_train_function(force=True)
+
+
+# --- layers ------------------------------------------------------------------------------------
+
+
+def kernel_of(layer: Any) -> Any:
+    """The kernel variable itself; `layer.kernel` is a computed property of Dense and Conv."""
+    return layer._kernel if hasattr(layer, "_kernel") else layer.kernel
+
+
+def derived_kernel(layer: Any) -> str | None:
+    """Why the kernel in use is not simply a float variable, or None if it is."""
+    if getattr(layer, "lora_enabled", False):
+        return "has LoRA enabled, so its kernel is a sum; merge the LoRA weights first"
+    if getattr(layer, "quantization_mode", None) is not None:
+        return f"is quantized ({layer.quantization_mode}); grow the model before quantizing it"
+    return None
+
+
+def op_kind(op: Any) -> str:
+    """The registry key of an op that is no layer: 'ops.Relu', or the class name elsewhere."""
+    cls = type(op)
+    if cls.__module__.startswith(("keras.src.ops.", "keras.src.activations.")):
+        return f"ops.{cls.__name__}"
+    return f"{cls.__module__}.{cls.__name__}"
+
+
+def record_reshape(op: Any, newshape: tuple) -> None:
+    """Gives an `ops.reshape` node another target, in the op and in the config it is saved with."""
+    op.newshape = newshape
+    config = auto_config(op)
+    if config is not None:
+        config["newshape"] = newshape
+
+
+# --- Normalization (preprocessing) -------------------------------------------------------------
+
+
+def normalized_axes(layer: Any, rank: int) -> list[int]:
+    """Axes along which the layer keeps one mean and variance per entry."""
+    return [a % rank for a in layer._keep_axis]
+
+
+def scalar_statistics(layer: Any) -> tuple[float, float]:
+    mean = float(np.asarray(keras.ops.convert_to_numpy(layer.mean)).reshape(()))
+    variance = float(np.asarray(keras.ops.convert_to_numpy(layer.variance)).reshape(()))
+    return mean, max(float(np.sqrt(variance)), keras.backend.epsilon())
+
+
+def refresh_normalization(layer: Any, axis: int, size: int) -> None:
+    """Brings what `Normalization` derives from its statistics up to date with their new size."""
+    for name in ("_broadcast_shape", "_build_input_shape"):
+        shape = list(getattr(layer, name))
+        shape[axis] = size
+        setattr(layer, name, tuple(shape))
+    layer._mean_and_var_shape = tuple(layer._build_input_shape[d] for d in layer._keep_axis)
+    layer.finalize_state()
+
+
+# --- op nodes ----------------------------------------------------------------------------------
+
+
+def constant_of(node: Any) -> tuple[Any, bool]:
+    """The constant of a two-argument op, and whether the tensor comes first."""
+    args, kwargs = node_arguments(node)
+    operands = [*args, *kwargs.values()]
+    first = isinstance(operands[0], keras.KerasTensor)
+    constant = operands[1] if first else operands[0]
+    if isinstance(constant, keras.Variable) or keras.ops.is_tensor(constant):
+        constant = keras.ops.convert_to_numpy(constant)
+    return constant, first
+
+
+def pad_width(op: Any, rank: int) -> list[tuple[int, int]]:
+    """`ops.pad`'s widths as one pair per axis."""
+    return [tuple(p) for p in np.broadcast_to(np.asarray(op.pad_width), (rank, 2)).tolist()]
+
+
+def remove_instance_call(op: Any) -> None:
+    """Takes an overriding `call` off one object, so that its class's own is used again."""
+    del op.call
+
+
+def snapshot(op: Any) -> dict:
+    return dict(vars(op))
+
+
+def restore_snapshot(op: Any, before: dict) -> None:
+    """Puts attributes back without Keras's tracking, which is locked on built layers."""
+    now = vars(op)
+    for name in [n for n in now if n not in before]:
+        del now[name]
+    now.update(before)
+
+
+def own_config(op: Any) -> None:
+    """Gives a copied op its own record of constructor arguments."""
+    if getattr(op, "_auto_config", None) is not None:
+        vars(op)["_auto_config"] = copy.deepcopy(op._auto_config)

@@ -1,0 +1,103 @@
+"""A copy of a model that shares no variable with it."""
+
+import copy
+import types
+from typing import Any
+
+import keras
+from keras import tree
+
+from keras_grow import _backend, _keras
+from keras_grow.apply.optimizers import optimizers_of
+from keras_grow.graph import graph_of
+
+
+def copy_model(model: Any) -> Any:
+    """The same layers, weights, random seeds, compile settings and optimizer state, anew.
+
+    Unlike `keras.models.clone_model` it copies op nodes too (which clones share), nested models,
+    and layers with custom functions or classes that are not registered for saving.
+    """
+    graph_of(model)  # refuses what has no graph, with the reason
+    _backend.attach_state(model)
+    made: dict[int, Any] = {}
+    clone = _copy_op(model, made)
+    for source, target in zip(model.weights, clone.weights, strict=True):
+        target.assign(source)
+    seeds = _keras.seed_states(model), _keras.seed_states(clone)
+    for source, target in zip(*seeds, strict=True):
+        target.assign(source)
+    for layer in _keras.sublayers(clone):
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()
+    _copy_compilation(model, clone)
+    return clone
+
+
+def _copy_op(op: Any, made: dict[int, Any]) -> Any:
+    if id(op) not in made:
+        made[id(op)] = _make(op, made)
+    return made[id(op)]
+
+
+def _make(op: Any, made: dict[int, Any]) -> Any:
+    if isinstance(op, keras.Sequential) and _keras.functional_of(op) is not None:
+        layers = [_copy_op(layer, made) for layer in op.layers]
+        (entry,) = _keras.flat_inputs(_keras.functional_of(op))
+        clone = keras.Sequential([_copy_input(entry), *layers], name=op.name)
+    elif _keras.is_model(op) and _keras.functional_of(op) is not None:
+        functional = _keras.functional_of(op)
+        inputs = tree.map_structure(_copy_input, _keras.input_structure(functional))
+        outputs = _keras.run_symbolically(functional, inputs, lambda inner: _copy_op(inner, made))
+        clone = keras.Model(inputs, outputs, name=op.name)
+    elif isinstance(op, keras.layers.Layer):
+        return _copy_layer(op)
+    else:
+        clone = copy.copy(op)
+        _keras.forget_nodes(clone)
+        _keras.own_config(clone)
+        return clone
+    if not op.trainable:
+        clone.trainable = False
+    return clone
+
+
+def _copy_layer(layer: Any) -> Any:
+    functions = {
+        value.__name__: value
+        for value in vars(layer).values()
+        if isinstance(value, types.FunctionType)
+    }
+    with keras.saving.custom_object_scope(functions), _keras.unsafe_scope():
+        return type(layer).from_config(layer.get_config())
+
+
+def _copy_input(tensor: Any) -> Any:
+    return keras.Input(
+        batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name, sparse=tensor.sparse
+    )
+
+
+def _copy_compilation(model: Any, clone: Any) -> None:
+    arguments = _keras.compile_arguments(model)
+    if arguments is None:
+        return
+    copied = {name: tree.map_structure(_fresh, value) for name, value in arguments.items()}
+    copied["optimizer"] = _fresh(model.optimizer)
+    clone.compile(**copied)
+    sources, targets = optimizers_of(model), [clone.optimizer]
+    if not sources:
+        return
+    clone.optimizer.build(clone.trainable_variables)
+    targets = optimizers_of(clone)
+    for source, target in zip(sources, targets, strict=True):
+        for old, new in zip(source.variables, target.variables, strict=True):
+            new.assign(old)
+
+
+def _fresh(value: Any) -> Any:
+    """A copy of what holds variables (metrics, optimizers); anything else as it is."""
+    if isinstance(value, (keras.metrics.Metric, keras.optimizers.Optimizer)):
+        with _keras.unsafe_scope():
+            return type(value).from_config(value.get_config())
+    return value

@@ -1,0 +1,201 @@
+"""Carries a plan out on a live model. Either everything happens or nothing does.
+
+The same `keras.Variable` objects get new values of a new shape, so every layer, tensor, optimizer
+and sub-model the user holds stays valid.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_grow import _backend, _keras
+from keras_grow.apply import optimizers
+from keras_grow.errors import GrowthError
+from keras_grow.graph import Ref
+from keras_grow.plan import Edit, Plan
+from keras_grow.plan.arrays import grown_value
+
+Fans = dict[Edit, list[tuple[np.ndarray, np.ndarray]]]
+
+
+@dataclass
+class Surgery:
+    """One plan with the weights chosen for it, ready to be carried out.
+
+    Attributes:
+        plan: what grows.
+        fan_out, fan_in: by edit, pairs of positions along the grown axis and new weights, as
+            `grown_value` takes them. What is left out is zero.
+    """
+
+    plan: Plan
+    fan_out: Fans = field(default_factory=dict)
+    fan_in: Fans = field(default_factory=dict)
+    _undo: list[Callable[[], None]] = field(default_factory=list, repr=False)
+
+    def apply(self) -> None:
+        """Changes the model in place.
+
+        Raises:
+            GrowthError: something failed, memory included; the model is as it was.
+        """
+        model = self.plan.atlas.graph.model
+        _backend.attach_state(model)
+        try:
+            self._variables(model)
+            self._sizes()
+            self._shapes()
+            self._refresh(model)
+        except Exception as error:
+            self.undo()
+            if isinstance(error, GrowthError):
+                raise
+            names = ", ".join(s.site.name for s in self.plan.sites)
+            raise GrowthError(
+                f"Growing {names} in model '{model.name}' failed and was undone; the model is as "
+                f"it was. Received: {type(error).__name__}: {error}"
+            ) from error
+
+    def undo(self) -> None:
+        """Puts everything back as it was before `apply`."""
+        if not self._undo:
+            return
+        while self._undo:
+            self._undo.pop()()
+        self._refresh(self.plan.atlas.graph.model)
+
+    # --- the steps of apply ----------------------------------------------------------------------
+
+    def _variables(self, model: Any) -> None:
+        edits: dict[int, list[Edit]] = {}
+        for edit in self.plan.edits:
+            edits.setdefault(id(edit.variable), []).append(edit)
+        changes: list[tuple[Any, np.ndarray]] = []
+        values: dict[int, np.ndarray] = {}
+        for own in edits.values():
+            variable = own[0].variable
+            old = _backend.to_numpy(variable)
+            values[id(variable)] = grown_value(old, own, self.fan_out, self.fan_in)
+            changes.append((variable, values[id(variable)]))
+        active = optimizers.optimizers_of(model)
+        for optimizer in active:
+            changes += optimizers.grown_slots(optimizer, edits, values)
+        keys = [_keras.optimizer_keys(optimizer) for optimizer in active]
+        for optimizer, own_keys in zip(active, keys, strict=True):
+            # Runs last when undoing, after the variables are back.
+            self._undo.append(lambda o=optimizer, k=own_keys: _keras.set_optimizer_keys(o, k))
+        for variable, value in changes:
+            before = _keras.variable_state(variable)
+            self._undo.append(lambda v=variable, s=before: _keras.restore_variable(v, s))
+            _keras.reinitialize(variable, value)
+        for optimizer, before_keys in zip(active, keys, strict=True):
+            _keras.set_optimizer_keys(optimizer, _keras.optimizer_keys(optimizer), before_keys)
+
+    def _sizes(self) -> None:
+        for producer, size in self.plan.sizes:
+            self._set(producer.call.op, producer.size, size)
+        for op, setter in self.plan.setters.values():
+            before = _keras.snapshot(op)
+            config = _keras.auto_config(op)
+            config_before = None if config is None else dict(config)
+            self._undo.append(
+                lambda o=op, b=before, c=config, d=config_before: self._restore(o, b, c, d)
+            )
+            setter()
+
+    @staticmethod
+    def _restore(op: Any, before: dict, config: Any, config_before: dict | None) -> None:
+        _keras.restore_snapshot(op, before)
+        if config is not None:
+            config.clear()
+            config.update(config_before)
+
+    def _set(self, target: Any, name: str, value: Any) -> None:
+        before = getattr(target, name)
+        self._undo.append(lambda: setattr(target, name, before))
+        setattr(target, name, value)
+
+    def _shapes(self) -> None:
+        grown = {ref: (axis, size) for ref, axis, size in self.plan.tensors}
+        done: set[int] = set()
+        graph = self.plan.atlas.graph
+        for call in graph.calls:
+            if id(call.op) in done or not any(r in grown for r in call.inputs):
+                continue
+            done.add(id(call.op))
+            self._layer_shapes(call.op, call.inputs, grown)
+        for container in graph.containers:
+            entry = container.entries[0]
+            if any(r in grown for r in entry):
+                self._layer_shapes(container.model, entry, grown)
+                layers = _keras.input_layers(container.functional)
+                for layer, ref in zip(layers, entry, strict=True):
+                    if ref in grown and isinstance(layer, keras.layers.InputLayer):
+                        shape = layer.batch_shape
+                        self._undo.append(lambda la=layer, sh=shape: _keras.set_batch_shape(la, sh))
+                        _keras.set_batch_shape(layer, _resized(shape, *grown[ref]))
+        for ref, (axis, size) in grown.items():
+            for tensor in ref.tensors:
+                before = tuple(tensor.shape)
+                self._undo.append(lambda t=tensor, b=before: _keras.set_shape(t, b))
+                _keras.set_shape(tensor, _resized(before, axis, size))
+
+    def _layer_shapes(
+        self, layer: Any, inputs: list[Ref], grown: dict[Ref, tuple[int, int]]
+    ) -> None:
+        """Brings `input_spec` and the shapes that `build` was called with up to date."""
+        spec = None if isinstance(layer, keras.Model) else getattr(layer, "input_spec", None)
+        if isinstance(spec, keras.layers.InputSpec) and spec.axes and inputs[0] in grown:
+            axis, size = grown[inputs[0]]
+            new = copy.copy(spec)
+            rank = inputs[0].rank
+            new.axes = {a: size if a % rank == axis else d for a, d in spec.axes.items()}
+            self._undo.append(lambda: setattr(layer, "input_spec", spec))
+            layer.input_spec = new
+        shapes = _keras.build_shapes(layer)
+        if shapes:
+            refs = iter(inputs)
+            new_shapes = _each_shape(dict(shapes), lambda s: _next_shape(s, refs, grown))
+            self._undo.append(lambda: _keras.set_build_shapes(layer, shapes))
+            _keras.set_build_shapes(layer, new_shapes)
+
+    def _refresh(self, model: Any) -> None:
+        """Everything that is derived from the variables: backend bookkeeping, compiled functions."""
+        layers = self._touched()
+        _backend.after_variables_changed([*layers, *_keras.sublayers(model)])
+        users = _keras.models_using(layers) if _backend.traces_hold_variables() else []
+        for user in [model, *(u for u in users if u is not model)]:
+            _keras.drop_compiled(user)
+
+    def _touched(self) -> list[Any]:
+        owners = {edit.path for edit in self.plan.edits}
+        return [op for path, op in self.plan.atlas.graph.paths.items() if path in owners]
+
+
+def _resized(shape: tuple, axis: int, size: int) -> tuple:
+    return (*shape[:axis], size, *shape[axis + 1 :])
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(d is None or isinstance(d, int) for d in value)
+
+
+def _each_shape(value: Any, change: Callable[[Any], Any]) -> Any:
+    if _is_shape(value):
+        return change(value)
+    if isinstance(value, dict):
+        return {k: _each_shape(v, change) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_each_shape(v, change) for v in value)
+    return value
+
+
+def _next_shape(shape: Any, refs: Any, grown: dict[Ref, tuple[int, int]]) -> Any:
+    ref = next(refs, None)
+    if ref is None or ref not in grown or len(shape) != ref.rank:
+        return shape
+    return type(shape)(_resized(tuple(shape), *grown[ref]))

@@ -1,0 +1,28 @@
+"""The errors keras_grow raises. All are `ValueError`s, as bad arguments to Keras are."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class GrowthError(ValueError):
+    """Something asked of keras_grow cannot be done. The model is as it was before the call."""
+
+
+class RefusedError(GrowthError):
+    """A layer or op on the way of the growing channels cannot carry them exactly."""
+
+
+class DataError(GrowthError):
+    """The growth data cannot be used: wrong shape, empty, or not finite."""
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """A sentence naming what the user may have meant, or listing some of the choices."""
+    names = list(names)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    if close:
+        return "Did you mean " + " or ".join(f"'{c}'" for c in close) + "?"
+    if not names:
+        return ""
+    shown = ", ".join(f"'{n}'" for n in names[:8])
+    return f"Choose one of: {shown}{', ...' if len(names) > 8 else ''}."

@@ -1,0 +1,172 @@
+"""Growth data of any kind as checked batches of NumPy arrays."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import tree
+
+from keras_grow.errors import DataError
+from keras_grow.graph import Graph
+
+Batch = tuple[Any, Any, Any]
+
+
+class GrowthData:
+    """Draws batches (x, y, sample_weight) for the statistics of growth events.
+
+    Args:
+        data: arrays as a tuple (x, y) or (x, y, sample_weight); a `tf.data.Dataset`, torch
+            `DataLoader`, `keras.utils.PyDataset` or another iterable of batches; or a callable
+            that returns one batch.
+        batch_size: samples drawn from arrays for an event, all of them if there are fewer.
+        seed: of the draw from arrays.
+
+    Raises:
+        DataError: nothing that batches can be drawn from.
+    """
+
+    def __init__(self, data: Any, batch_size: int, seed: int) -> None:
+        if data is None:
+            raise DataError(
+                "Growth data is missing. Pass data=(x, y), a dataset, a DataLoader, a PyDataset "
+                "or a function that returns a batch."
+            )
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise DataError(f"batch_size must be 1 or more. Received: batch_size={batch_size!r}")
+        self.batch_size = batch_size
+        self.seed = seed
+        self._draw = self._source(data)
+
+    def batch(self, number: int, graph: Graph) -> Batch:
+        """Batch for growth event `number`, checked against the model's inputs.
+
+        Raises:
+            DataError: it is empty, of the wrong structure or shape, or not finite.
+        """
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(self._draw(number))
+        x, y, sample_weight = (
+            None if part is None else tree.map_structure(_array, part)
+            for part in (x, y, sample_weight)
+        )
+        check(x, y, sample_weight, graph)
+        return x, y, sample_weight
+
+    def _source(self, data: Any) -> Callable[[int], Any]:
+        if isinstance(data, keras.utils.PyDataset):
+            return lambda number: data[number % _length(data)]
+        if isinstance(data, (tuple, list, dict, np.ndarray)) or _is_tensor(data):
+            return self._from_arrays(data)
+        if hasattr(data, "__iter__"):
+            return _Cycle(data)
+        if callable(data):
+            return lambda number: data()
+        raise DataError(
+            "Growth data must be arrays, a tf.data.Dataset, a torch DataLoader, a PyDataset, an "
+            f"iterable of batches or a function. Received: {type(data).__name__}."
+        )
+
+    def _from_arrays(self, data: Any) -> Callable[[int], Any]:
+        parts = tuple(data) if isinstance(data, (tuple, list)) else (data,)
+        if not 1 <= len(parts) <= 3:
+            raise DataError(
+                "Growth data as arrays must be (x,), (x, y) or (x, y, sample_weight). "
+                f"Received: {len(parts)} parts."
+            )
+        sizes = {len(leaf) for leaf in tree.flatten(parts) if leaf is not None}
+        if len(sizes) != 1:
+            raise DataError(
+                f"The growth data's arrays have different numbers of samples. Received: {sizes}."
+            )
+        (size,) = sizes
+        if size == 0:
+            raise DataError("The growth data is empty. Received: 0 samples.")
+
+        def draw(number: int) -> Any:
+            if size <= self.batch_size:
+                chosen: Any = slice(None)
+            else:
+                rng = np.random.default_rng([self.seed, number])
+                chosen = np.sort(rng.choice(size, self.batch_size, replace=False))
+            return tuple(
+                None if p is None else tree.map_structure(lambda a: a[chosen], p) for p in parts
+            )
+
+        return draw
+
+
+class _Cycle:
+    """Batches of an iterable, one after another, starting again at its end."""
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+        self.iterator: Iterator | None = None
+
+    def __call__(self, number: int) -> Any:
+        for _ in range(2):
+            if self.iterator is None:
+                self.iterator = iter(self.data)
+            for batch in self.iterator:
+                return tuple(batch) if isinstance(batch, list) else batch
+            self.iterator = None
+        raise DataError("The growth data is empty. Received: an iterable without batches.")
+
+
+def _length(data: Any) -> int:
+    count = data.num_batches
+    if not count:
+        raise DataError("The growth data is empty. Received: a PyDataset without batches.")
+    return count
+
+
+def _is_tensor(data: Any) -> bool:
+    return keras.ops.is_tensor(data)
+
+
+def _array(leaf: Any) -> np.ndarray:
+    """A NumPy array in the precision Keras would feed; tensors of any framework are taken."""
+    if hasattr(leaf, "detach"):
+        leaf = leaf.detach().cpu()
+    array = np.asarray(leaf)
+    if array.dtype.kind == "f" and array.dtype.itemsize > 2:
+        array = array.astype(keras.backend.floatx(), copy=False)
+    return array
+
+
+def check(x: Any, y: Any, sample_weight: Any, graph: Graph) -> None:
+    """Raises DataError unless x fits the model's inputs and all values are finite."""
+    model = graph.model.name
+    leaves = [leaf for leaf in tree.flatten(x) if leaf is not None]
+    if len(leaves) != len(graph.inputs):
+        raise DataError(
+            f"Model '{model}' has {len(graph.inputs)} inputs, but the growth data has "
+            f"{len(leaves)}. Pass x as the model takes it, in (x, y)."
+        )
+    ordered = [x[r.tensors[0].name] for r in graph.inputs] if isinstance(x, dict) else leaves
+    for leaf, ref in zip(ordered, graph.inputs, strict=True):
+        expected = ref.shape
+        if len(leaf) == 0:
+            raise DataError("The growth data is empty. Received: a batch of 0 samples.")
+        fits = len(leaf.shape) == len(expected) and all(
+            e is None or e == g for e, g in zip(expected[1:], leaf.shape[1:], strict=True)
+        )
+        if not fits:
+            raise DataError(
+                f"The growth data does not fit input '{ref.tensors[0].name}' of model '{model}', "
+                f"which takes {expected}. Received: shape {tuple(leaf.shape)}."
+            )
+    for name, part in (("x", x), ("y", y), ("sample_weight", sample_weight)):
+        for leaf in tree.flatten(part):
+            if leaf is None:
+                continue
+            if len(leaf.shape) and len(leaf) != len(leaves[0]):
+                raise DataError(
+                    f"The growth data's {name} has {len(leaf)} samples, x has {len(leaves[0])}."
+                )
+            # A sum is not finite as soon as one value is not; cheaper than testing each.
+            if leaf.dtype.kind == "f" and not np.isfinite(leaf.sum(dtype="float64")):
+                raise DataError(
+                    f"The growth data's {name} holds NaN or infinite values. "
+                    "Clean it or pass other data."
+                )

@@ -1,0 +1,276 @@
+"""One growth step, from sites and a method to a grown model: the way every public call takes."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from keras_grow import _backend
+from keras_grow.apply import Slopes, Surgery
+from keras_grow.errors import GrowthError
+from keras_grow.growth.data import Batch
+from keras_grow.growth.events import SiteGrowth
+from keras_grow.growth.methods import Method, Problem, Solution
+from keras_grow.growth.outputs import Outputs, Report, compare, random_inputs, tolerance_of
+from keras_grow.growth.statistics import Statistics
+from keras_grow.plan import Atlas, Plan, Site, SitePlan, make_plan
+from keras_grow.plan.arrays import split_groups
+from keras_grow.plan.plan import INVERSE, OUTGOING
+
+# Samples on which outputs before and after a growth are compared.
+CHECKED_SAMPLES = 32
+# Offline, new relu neurons found by gradients get a fan-in this part of the others': too small to
+# change the function, but on the side of zero where relu has a slope.
+NUDGE = 1e-7
+
+
+@dataclass
+class Growth:
+    """What one growth step did.
+
+    Attributes:
+        plan: what was carried out.
+        sites: a record of each site.
+        loss: of the growth batch; None if the method needs no gradients.
+        report: outputs after against before; None if not checked.
+        seconds: by phase.
+    """
+
+    plan: Plan
+    sites: list[SiteGrowth]
+    loss: float | None
+    report: Report | None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def grow(
+    atlas: Atlas,
+    amounts: Mapping[Site, int],
+    method: Method,
+    rng: np.random.Generator,
+    batch: Batch | None = None,
+    slopes: Slopes | None = None,
+    outputs: Outputs | None = None,
+    form: str = "auto",
+) -> Growth:
+    """Grows sites of a live model in place.
+
+    Args:
+        atlas: a survey of the model as it is.
+        amounts: new channels by site.
+        method: how new weights are chosen.
+        rng: the only source of randomness.
+        batch: growth data; needed by methods that look at gradients.
+        slopes: where activations with an explicit slope at zero are put in place. Without it
+            (offline) new neurons are made so that the plain activation trains them: the inverse
+            form, or for gradient methods a fan-in of `NUDGE`.
+        outputs: checks outputs before and after on `batch`, and undoes the growth if they differ.
+        form: "outgoing", "inverse" or "auto".
+
+    Raises:
+        GrowthError: it cannot be done; the model is as it was.
+    """
+    seconds: dict[str, float] = {}
+    _backend.attach_state(atlas.graph.model)
+    with _phase(seconds, "surgery"):
+        plan = make_plan(atlas, amounts, _forms(atlas, amounts, method, slopes, form))
+    solutions, loss = _solve(plan, method, rng, batch, seconds)
+    with _phase(seconds, "surgery"):
+        surgery = Surgery(plan)
+        for site, (problem, solution) in solutions.items():
+            fan_in = solution.fan_in
+            if slopes is None and site.form == OUTGOING and not fan_in.any():
+                fan_in = _nudged(plan, problem, solution)
+            _place(surgery, site, solution.fan_out, fan_in)
+    report = None
+    if outputs is not None:
+        with _phase(seconds, "verification"):
+            sample = _sample(atlas.graph.model, batch)
+            before = outputs(sample)
+    with _phase(seconds, "surgery"):
+        surgery.apply()
+    if outputs is not None:
+        with _phase(seconds, "verification"):
+            report = compare(before, outputs(sample), tolerance_of(atlas.graph.model))
+            epsilon = getattr(method, "epsilon", 0.0)
+            if not report and not epsilon:
+                surgery.undo()
+                raise GrowthError(
+                    f"Growing {', '.join(s.name for s in amounts)} would have changed what the "
+                    f"model computes, so it was undone: {report}. Please report this model."
+                )
+    if slopes is not None:
+        for call in plan.activations.values():
+            slopes.install(call)
+    sites = [_record(site, method, solution) for site, (_, solution) in solutions.items()]
+    return Growth(plan, sites, loss, report, seconds)
+
+
+@contextmanager
+def _phase(seconds: dict[str, float], name: str) -> Iterator[None]:
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def _forms(
+    atlas: Atlas, amounts: Mapping[Site, int], method: Method, slopes: Slopes | None, form: str
+) -> dict[Site, str]:
+    if form not in ("auto", OUTGOING, INVERSE):
+        raise GrowthError(f"form must be 'auto', 'outgoing' or 'inverse'. Received: form={form!r}")
+    if form != "auto":
+        return dict.fromkeys(amounts, form)
+    if slopes is not None or method.needs_statistics:
+        return dict.fromkeys(amounts, OUTGOING)
+    # Offline a neuron with zero fan-in behind relu would never train: leave its fan-out zero.
+    return {
+        site: INVERSE if make_plan(atlas, {site: added}).activations else OUTGOING
+        for site, added in amounts.items()
+    }
+
+
+def _solve(
+    plan: Plan,
+    method: Method,
+    rng: np.random.Generator,
+    batch: Batch | None,
+    seconds: dict[str, float],
+) -> tuple[dict[SitePlan, tuple[Problem, Solution]], float | None]:
+    measured = statistics = None
+    if method.needs_statistics:
+        if batch is None:
+            raise GrowthError(
+                f"The method '{method.name}' looks at gradients and needs data to take them on. "
+                "Pass data=(x, y), or use method='random'."
+            )
+        if not getattr(plan.atlas.graph.model, "compiled", False):
+            raise GrowthError(
+                f"The method '{method.name}' needs the gradient of a loss, but model "
+                f"'{plan.atlas.graph.model.name}' is not compiled. Call model.compile(optimizer, "
+                "loss) first, or use method='random'."
+            )
+        with _phase(seconds, "statistics"):
+            for site in plan.sites:
+                if site.form == INVERSE:
+                    raise GrowthError(
+                        f"The method '{method.name}' cannot grow site '{site.site.name}': its "
+                        "activation does not map 0 to 0, so a zero fan-in would change the "
+                        "function. Use method='random' there, or leave it out with names=."
+                    )
+            statistics = Statistics(plan)
+            measured = statistics(*batch)
+    with _phase(seconds, "choice"):
+        problems = {
+            site: problem_of(site, None if measured is None else measured.matrices[site])
+            for site in plan.sites
+        }
+        directions = {site: method.directions(p, rng) for site, p in problems.items()}
+    steps: dict[SitePlan, np.ndarray] = {}
+    if statistics is not None and measured is not None and method.needs_steps:
+        with _phase(seconds, "statistics"):
+            wanted = {s: d.T for s, d in directions.items() if len(d)}
+            steps = statistics.steps(measured, wanted)
+    with _phase(seconds, "choice"):
+        solutions = {
+            site: (p, method.solve(p, directions[site], steps.get(site), rng))
+            for site, p in problems.items()
+        }
+    return solutions, None if measured is None else measured.loss
+
+
+def problem_of(site: SitePlan, matrix: np.ndarray | None) -> Problem:
+    """One site as arrays: a row per neuron, its weights in all free consumers (or producers)."""
+    out = [
+        _kernel_rows(slot.edit)[slot.old_rows].reshape(site.site.width, -1)
+        for slot in _fan_out_slots(site)
+    ]
+    into = [
+        _kernel_rows(slot.edit)[slot.old_columns].reshape(site.site.width, -1)
+        for slot in site.writes
+    ]
+    empty = np.zeros((site.site.width, 0))
+    return Problem(
+        site.added,
+        site.form,
+        np.concatenate(out, axis=1) if out else empty,
+        np.concatenate(into, axis=1),
+        matrix,
+    )
+
+
+def _fan_out_slots(site: SitePlan) -> list:
+    return [s for s in site.reads if s.free or site.form == INVERSE]
+
+
+def _kernel_rows(edit: Any) -> np.ndarray:
+    """The present kernel with the growing axis first."""
+    kernel = _backend.to_numpy(edit.variable)
+    if edit.groups > 1:
+        kernel = split_groups(kernel, edit.groups)
+    return np.moveaxis(kernel, edit.axis, 0)
+
+
+def _place(surgery: Surgery, site: SitePlan, fan_out: np.ndarray, fan_in: np.ndarray) -> None:
+    """Cuts the rows of a solution into the pieces of each kernel."""
+    start = 0
+    for slot in _fan_out_slots(site):
+        rest = _kernel_rows_shape(slot.edit)
+        size = slot.rows.shape[1] * int(np.prod(rest))
+        part = fan_out[:, start : start + size].reshape(*slot.rows.shape, *rest)
+        start += size
+        if slot.free and part.any():
+            surgery.fan_out.setdefault(slot.edit, []).append((slot.rows, part))
+    start = 0
+    for write in site.writes:
+        rest = _kernel_rows_shape(write.edit)
+        size = int(np.prod(rest))
+        part = fan_in[:, start : start + size].reshape(len(fan_in), *rest)
+        start += size
+        if part.any():
+            surgery.fan_in.setdefault(write.edit, []).append((write.columns, part))
+
+
+def _kernel_rows_shape(edit: Any) -> tuple:
+    shape = list(edit.variable.shape)
+    if edit.groups > 1:
+        shape[-1] //= edit.groups
+    del shape[edit.axis]
+    return tuple(shape)
+
+
+def _nudged(plan: Plan, problem: Problem, solution: Solution) -> np.ndarray:
+    """A tiny fan-in along the first gradient step, where the plain activation has no slope at 0."""
+    if problem.matrix is None or not plan.activations:
+        return solution.fan_in
+    step = -(problem.matrix @ solution.fan_out.T).T
+    norms = np.linalg.norm(step, axis=1, keepdims=True)
+    unit = np.divide(step, norms, out=np.zeros_like(step), where=norms > 0)
+    return unit * NUDGE * float(np.linalg.norm(problem.fan_in, axis=1).mean())
+
+
+def _sample(model: Any, batch: Batch | None) -> Any:
+    if batch is None:
+        return _backend.as_tensors(random_inputs(model, seed=0, samples=4))
+    from keras import tree
+
+    return _backend.as_tensors(tree.map_structure(lambda a: a[:CHECKED_SAMPLES], batch[0]))
+
+
+def _record(site: SitePlan, method: Method, solution: Solution) -> SiteGrowth:
+    return SiteGrowth(
+        name=site.site.name,
+        producers=list(site.site.producers),
+        consumers=list(site.site.consumers),
+        width_before=site.site.width,
+        width_after=site.width,
+        method=method.name,
+        form=site.form,
+        singular_values=[float(s) for s in solution.singular_values],
+        gradient_norm=solution.gradient_norm,
+        rank=solution.rank,
+    )

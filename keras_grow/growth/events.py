@@ -1,0 +1,96 @@
+"""What happened: one record per growth step, kept in memory and written as JSON lines."""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+FILE_NAME = "growth-events.jsonl"
+
+
+@dataclass
+class SiteGrowth:
+    """The growth of one site.
+
+    Attributes:
+        name, producers, consumers: the site's addresses.
+        width_before, width_after: channels.
+        method: name of the method.
+        form: "outgoing" (fan-in zero) or "inverse" (fan-out zero).
+        singular_values: spectrum of M, largest first; the first `width_after - width_before` of
+            them were used. Empty for methods that compute none.
+        gradient_norm: norm of the loss gradient by the new fan-in; None where not computed.
+        rank: directions M supports; None where not computed.
+    """
+
+    name: str
+    producers: list[str]
+    consumers: list[str]
+    width_before: int
+    width_after: int
+    method: str
+    form: str
+    singular_values: list[float] = field(default_factory=list)
+    gradient_norm: float | None = None
+    rank: int | None = None
+
+
+@dataclass
+class GrowthEvent:
+    """One growth step.
+
+    Attributes:
+        step: training steps done before it.
+        epoch: index of the epoch it happened in.
+        sites: what grew; empty if it failed.
+        parameters_before, parameters_after: of the whole model.
+        flops_before, flops_after: of one sample's forward pass.
+        loss: of the growth batch before growth; None where not computed.
+        deviation: largest change of any output, as a part of the outputs' scale; None if not
+            checked.
+        seconds: by phase: data, statistics, choice, surgery, verification.
+        error: why nothing grew; None if all went well.
+    """
+
+    step: int
+    epoch: int
+    sites: list[SiteGrowth]
+    parameters_before: int
+    parameters_after: int
+    flops_before: float
+    flops_after: float
+    loss: float | None = None
+    deviation: float | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values only, as `json` takes them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "GrowthEvent":
+        """The event that `to_dict` was called on."""
+        sites = [SiteGrowth(**site) for site in values["sites"]]
+        return cls(**{**values, "sites": sites})
+
+
+def append(log_dir: str | os.PathLike, event: GrowthEvent) -> None:
+    """Adds one line to `log_dir/growth-events.jsonl` and has it on disk before returning."""
+    folder = Path(log_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / FILE_NAME, "a", encoding="utf-8") as file:
+        file.write(json.dumps(event.to_dict(), allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read(log_dir: str | os.PathLike) -> list[GrowthEvent]:
+    """The events written under `log_dir`. A last line cut off by a crash is left out."""
+    path = Path(log_dir) / FILE_NAME
+    events = []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    for line in lines[:-1]:  # a whole line ends in a newline
+        events.append(GrowthEvent.from_dict(json.loads(line)))
+    return events

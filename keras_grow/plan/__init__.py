@@ -1,0 +1,20 @@
+"""From rules to a list of edits: which variable grows, along which axis, with what inside.
+
+Pure NumPy: nothing here reads or changes a weight.
+"""
+
+from keras_grow.plan.plan import Edit, Plan, ReadSlot, SitePlan, WriteSlot, make_plan
+from keras_grow.plan.sites import Atlas, Refusal, Site, survey
+
+__all__ = [
+    "Atlas",
+    "Edit",
+    "Plan",
+    "ReadSlot",
+    "Refusal",
+    "Site",
+    "SitePlan",
+    "WriteSlot",
+    "make_plan",
+    "survey",
+]

@@ -1,0 +1,446 @@
+"""The plan of one surgery: every variable, axis and fill, with what must be zero and why."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from keras_grow.errors import GrowthError, RefusedError
+from keras_grow.graph import Call, Ref
+from keras_grow.plan.sites import Atlas, Producer, Site
+from keras_grow.rules import Channels, rule_for
+from keras_grow.rules.base import UNKNOWN
+
+OUTGOING, INVERSE = "outgoing", "inverse"
+
+
+@dataclass(eq=False)
+class Edit:
+    """One axis of one variable.
+
+    Attributes:
+        path: address of the variable's layer.
+        variable: the `keras.Variable`.
+        axis: which axis grows.
+        labels: where each new entry comes from: an old index, or `-1 - i` for new channel i.
+        role: "fan-in" (the producer's), "fan-out" (a consumer's) or "per-channel".
+        fill: what new entries of a per-channel axis hold.
+        must_be_zero: which entries have to be zero for the function to be kept.
+        groups: a grouped convolution's kernel seen as (*kernel_size, in, filters / groups).
+    """
+
+    path: str
+    variable: Any
+    axis: int
+    labels: np.ndarray
+    role: str
+    fill: Any = 0.0
+    must_be_zero: np.ndarray | None = None
+    groups: int = 1
+
+    @property
+    def added(self) -> int:
+        return int((self.labels < 0).sum())
+
+    @property
+    def old_size(self) -> int:
+        return len(self.labels) - self.added
+
+    def describe(self) -> str:
+        if self.role == "per-channel":
+            array = np.asarray(self.fill)
+            new = f"{float(array):g}" if array.size == 1 else "identity kernel"
+        elif self.role == "fan-in":
+            new = "zero (proof: the new channels are zero)" if self.zeroed else "chosen by method"
+        else:
+            new = "zero (proof: nothing reads them)" if self.zeroed else "chosen by method"
+        return (
+            f"  {self.path}/{self.variable.name} axis {self.axis}: {self.old_size} -> "
+            f"{len(self.labels)}, {self.role}, new entries: {new}"
+        )
+
+    @property
+    def zeroed(self) -> bool:
+        return self.must_be_zero is not None and bool(self.must_be_zero[self.labels < 0].all())
+
+
+@dataclass(eq=False)
+class ReadSlot:
+    """Where the fan-out of a site's new channels lives in one consumer.
+
+    Attributes:
+        edit: the kernel axis.
+        rows: (k, n) positions along the grown axis, n rows for each new channel.
+        old_rows: (width, n) positions of the existing channels along the present axis.
+        free: whether the rows may hold anything (the new channels arrive as zero).
+        call: the consumer's (first) call.
+    """
+
+    edit: Edit
+    rows: np.ndarray
+    old_rows: np.ndarray
+    free: bool
+    call: Call
+
+
+@dataclass(eq=False)
+class WriteSlot:
+    """Where the fan-in of a site's new channels lives in one producer."""
+
+    edit: Edit
+    columns: np.ndarray
+    old_columns: np.ndarray
+    producer: Producer
+
+
+@dataclass(eq=False)
+class SitePlan:
+    """The growth of one site by `added` channels, in one form."""
+
+    site: Site
+    added: int
+    form: str
+    ids: np.ndarray
+    reads: list[ReadSlot] = field(default_factory=list)
+    writes: list[WriteSlot] = field(default_factory=list)
+
+    @property
+    def width(self) -> int:
+        return self.site.width + self.added
+
+
+@dataclass(eq=False)
+class Plan:
+    """The complete list of edits of one surgery. Nothing is changed by making or printing it.
+
+    Attributes:
+        sites: what grows, by how much, in which form.
+        edits: every axis of every variable that changes.
+        tensors: the grown tensors of the graph, as (ref, axis, new size).
+        setters: what else depends on the number of channels (config fields), by op.
+        activations: calls of activations that the new channels pass at zero.
+        states: channels by tensor, with the values of new entries at growth.
+    """
+
+    atlas: Atlas
+    sites: list[SitePlan]
+    edits: list[Edit]
+    tensors: list[tuple[Ref, int, int]]
+    setters: dict[int, tuple[Any, Callable[[], None]]]
+    activations: dict[int, Call]
+    states: dict[Ref, Channels]
+
+    @property
+    def sizes(self) -> list[tuple[Producer, int]]:
+        """Producers with their new number of channels."""
+        found = {}
+        for site in self.sites:
+            for slot in site.writes:
+                found[id(slot.producer)] = (slot.producer, len(slot.edit.labels))
+        return list(found.values())
+
+    def new_shapes(self) -> dict[int, tuple[Any, tuple]]:
+        """Variables that change, with their new shapes, by id."""
+        shapes: dict[int, tuple[Any, list]] = {}
+        for edit in self.edits:
+            shape = shapes.setdefault(id(edit.variable), (edit.variable, list(edit.variable.shape)))
+            if edit.groups == 1:
+                shape[1][edit.axis] = len(edit.labels)
+            else:
+                shape[1][edit.axis] = len(edit.labels) // edit.groups
+        return {key: (v, tuple(s)) for key, (v, s) in shapes.items()}
+
+    @property
+    def added_parameters(self) -> int:
+        return sum(
+            int(np.prod(new)) - int(np.prod(tuple(v.shape)))
+            for v, new in self.new_shapes().values()
+        )
+
+    @property
+    def added_flops(self) -> float:
+        from keras_grow.plan.cost import graph_flops
+
+        graph = self.atlas.graph
+        return graph_flops(graph, self.tensors) - graph_flops(graph)
+
+    def __str__(self) -> str:
+        lines = [f"Plan for model '{self.atlas.graph.model.name}'"]
+        for site in self.sites:
+            tied = "" if len(site.site.producers) == 1 else f" ({', '.join(site.site.producers)})"
+            lines.append(
+                f"site {site.site.name}{tied}: {site.site.width} -> {site.width} channels, "
+                f"{site.form} form (fan-{'in' if site.form == OUTGOING else 'out'} zero)"
+            )
+        lines += [edit.describe() for edit in self.edits]
+        lines.append(f"adds {self.added_parameters:,} parameters")
+        return "\n".join(lines)
+
+
+def check_amount(site: Site, added: int) -> None:
+    """Raises GrowthError unless the site can grow by `added` channels."""
+    if added <= 0:
+        raise GrowthError(
+            f"Site '{site.name}' is {site.width} wide and can only become wider. "
+            f"Received: width {site.width + added}."
+        )
+    if added % site.granularity:
+        up = site.width + -(-added // site.granularity) * site.granularity
+        raise GrowthError(
+            f"Site '{site.name}' grows in steps of {site.granularity} because a layer on it has "
+            f"groups. Received: width {site.width + added} (now {site.width}); the next width "
+            f"that works is {up}."
+        )
+
+
+def make_plan(
+    atlas: Atlas, amounts: Mapping[Site, int], forms: Mapping[Site, str] | None = None
+) -> Plan:
+    """The plan that widens every site by its amount, all at once.
+
+    Args:
+        amounts: new channels by site.
+        forms: "outgoing" or "inverse" by site. A site whose new channels cannot reach any
+            consumer as zero takes the inverse form whatever is asked.
+
+    Raises:
+        GrowthError: an amount that cannot be had.
+        RefusedError: the growth meets a layer that cannot follow it.
+    """
+    for site, added in amounts.items():
+        check_amount(site, added)
+    chosen = {site: (forms or {}).get(site, OUTGOING) for site in amounts}
+    while True:
+        plan = _Drafting(atlas, amounts, chosen).draft()
+        stuck = [
+            s.site
+            for s in plan.sites
+            if s.form == OUTGOING and s.reads and not any(r.free for r in s.reads)
+        ]
+        if not stuck:
+            return plan
+        chosen.update(dict.fromkeys(stuck, INVERSE))
+
+
+class _Drafting:
+    """The `Space` in which labels say where every entry of a grown axis comes from."""
+
+    def __init__(
+        self, atlas: Atlas, amounts: Mapping[Site, int], forms: Mapping[Site, str]
+    ) -> None:
+        self.atlas = atlas
+        self.edits: dict[tuple, Edit] = {}
+        self.calls: dict[tuple, Call] = {}
+        self.setters: dict[int, tuple[Any, Callable[[], None]]] = {}
+        self.activations: dict[int, Call] = {}
+        self.made: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.sites = []
+        start = 0
+        inserts: dict[int, list[tuple[int, int, float]]] = {}
+        for site, added in amounts.items():
+            ids = np.arange(start, start + added)
+            start += added
+            self.sites.append(SitePlan(site, added, forms[site], ids))
+            value = 0.0 if forms[site] == OUTGOING else UNKNOWN
+            blocks = site.granularity
+            for producer, positions in site.members:
+                ends = positions[site.width // blocks - 1 :: site.width // blocks]
+                after = np.repeat(ends, added // blocks)
+                inserts.setdefault(id(producer.call.op), []).extend(
+                    (int(a), int(i), value) for a, i in zip(after, ids, strict=True)
+                )
+        for op, entries in inserts.items():
+            width = atlas.producers[op].width
+            self.made[op] = _inserted(width, sorted(entries))
+
+    def draft(self) -> Plan:
+        graph = self.atlas.graph
+        env: dict[Ref, Channels | None] = dict.fromkeys(graph.inputs)
+        for call in graph.calls:
+            inputs = [env[r] for r in call.inputs]
+            if all(x is None for x in inputs) and id(call.op) not in self.made:
+                env.update(dict.fromkeys(call.outputs))
+                continue
+            outputs = rule_for(call.op).flow(call, inputs, self)
+            env.update(zip(call.outputs, outputs, strict=True))
+        states = {ref: c for ref, c in env.items() if c is not None}
+        for site in self.sites:
+            self._slots(site)
+        return Plan(
+            self.atlas,
+            self.sites,
+            list(self.edits.values()),
+            [(ref, c.axis, len(c)) for ref, c in states.items()],
+            self.setters,
+            self.activations,
+            states,
+        )
+
+    def _slots(self, site: SitePlan) -> None:
+        component = self.atlas.component
+        for reader in site.site.readers:
+            edit = self.edits.get((id(reader.variable), reader.axis))
+            if edit is None:
+                continue
+            rows = _rows(edit.labels, -1 - site.ids)
+            old = _rows(component[reader.ids], site.site.classes)
+            assert edit.must_be_zero is not None
+            free = not bool(edit.must_be_zero[rows].any())
+            site.reads.append(ReadSlot(edit, rows, old, free, reader.call))
+        for producer, positions in site.site.members:
+            kernel, axis = producer.weights[0]
+            edit = self.edits[id(kernel), axis]
+            columns = _rows(edit.labels, -1 - site.ids)[:, 0]
+            site.writes.append(WriteSlot(edit, columns, positions, producer))
+
+    # --- Space ---------------------------------------------------------------------------------
+
+    def _edit(self, call: Call, edit: Edit) -> None:
+        key = (id(edit.variable), edit.axis)
+        known = self.edits.get(key)
+        if known is None:
+            self.edits[key] = edit
+            return
+        if not np.array_equal(known.labels, edit.labels):
+            raise RefusedError(
+                f"{call!r} is shared, and its calls would need different growth along axis "
+                f"{edit.axis} of '{edit.variable.name}'. Grow the layers that feed it together."
+            )
+        if known.must_be_zero is not None and edit.must_be_zero is not None:
+            known.must_be_zero = known.must_be_zero | edit.must_be_zero
+
+    def read(
+        self, call: Call, variable: Any, axis: int, channels: Channels, groups: int = 1
+    ) -> None:
+        labels = channels.labels
+        if groups > 1:
+            old = int(variable.shape[axis])
+            blocks = labels.reshape(groups, -1) if len(labels) % groups == 0 else None
+            if blocks is None or any(
+                not np.array_equal(b[b >= 0], np.arange(g * old, (g + 1) * old))
+                for g, b in enumerate(blocks)
+            ):
+                self.refuse(
+                    call, [channels], f"has groups={groups}, and the growth would shift its groups"
+                )
+        must = (labels < 0) & ~(channels.values == 0)
+        self._edit(
+            call,
+            Edit(call.path, variable, axis, labels, "fan-out", 0.0, must, groups),
+        )
+
+    def carry(self, call: Call, variable: Any, axis: int, channels: Channels, fill: Any) -> None:
+        self._edit(call, Edit(call.path, variable, axis, channels.labels, "per-channel", fill))
+
+    def produce(
+        self, call: Call, weights: Sequence[tuple[Any, int]], size: str, axis: int, groups: int = 1
+    ) -> Channels | None:
+        if id(call.op) not in self.made:
+            return None
+        labels, values = self.made[id(call.op)]
+        must = (labels < 0) & (values == 0)
+        for i, (variable, weight_axis) in enumerate(weights):
+            role = "fan-in" if i == 0 else "per-channel"
+            self._edit(
+                call,
+                Edit(call.path, variable, weight_axis, labels, role, 0.0, must if i == 0 else None),
+            )
+        return Channels(axis, labels, values)
+
+    def repeat(self, channels: Channels, times: int) -> Channels:
+        labels = np.repeat(channels.labels, times)
+        copy = np.tile(np.arange(times), len(channels))
+        labels = np.where(labels >= 0, labels * times + copy, labels)
+        return Channels(channels.axis, labels, np.repeat(channels.values, times))
+
+    def join(self, call: Call, parts: Sequence[Channels]) -> Channels:
+        for part in parts[1:]:
+            if not np.array_equal(part.labels, parts[0].labels):
+                self.refuse(call, parts, "joins tensors whose channels do not grow alike")
+        return parts[0]
+
+    def concatenate(
+        self, call: Call, parts: Sequence[Channels | None], axis: int
+    ) -> Channels | None:
+        labels, values, offset = [], [], 0
+        for part, ref in zip(parts, call.inputs, strict=True):
+            size = ref.shape[axis]
+            if part is None:
+                labels.append(np.arange(size) + offset)
+                values.append(np.zeros(size))
+            else:
+                labels.append(np.where(part.labels >= 0, part.labels + offset, part.labels))
+                values.append(part.values)
+            offset += size
+        return Channels(axis, np.concatenate(labels), np.concatenate(values))
+
+    def rearrange(
+        self, call: Call, channels: Channels, transform: Callable[[np.ndarray], np.ndarray]
+    ) -> Channels | None:
+        old_in = call.inputs[0].shape[1:]
+        # Old positions of the output, by old position of the input.
+        moved = transform(np.arange(int(np.prod(old_in))).reshape(old_in))
+        place = np.empty(moved.size, dtype=np.int64)
+        place[moved.ravel()] = np.arange(moved.size)
+        # The grown input: old positions, or labels of new channels.
+        new_in = list(old_in)
+        new_in[channels.axis - 1] = len(channels)
+        shape = [1] * len(new_in)
+        shape[channels.axis - 1] = len(channels)
+        label = np.broadcast_to(channels.labels.reshape(shape), new_in)
+        index = [np.arange(n).reshape([-1 if a == b else 1 for b in range(len(new_in))])
+                 for a, n in enumerate(new_in)]  # fmt: skip
+        index[channels.axis - 1] = np.maximum(channels.labels, 0).reshape(shape)
+        position = np.broadcast_to(
+            np.ravel_multi_index(np.broadcast_arrays(*index), old_in), new_in
+        )
+        value = np.broadcast_to(channels.values.reshape(shape), new_in)
+        result = transform(np.where(label < 0, label, position))
+        values = transform(np.where(label < 0, value, 0.0))
+        # Back to an index along one axis of the output.
+        new = result < 0
+        coordinates = np.unravel_index(place[np.maximum(result, 0)], moved.shape)
+        changed = []
+        for a, (coordinate, size) in enumerate(zip(coordinates, result.shape, strict=True)):
+            here = np.arange(size).reshape([-1 if a == b else 1 for b in range(result.ndim)])
+            if size != moved.shape[a] or ((coordinate != here) & ~new).any():
+                changed.append(a)
+        if len(changed) != 1:
+            self.refuse(call, [channels], "spreads the growth over several axes")
+        axis = changed[0]
+        labels = np.where(new, result, coordinates[axis])
+        others = tuple(a for a in range(result.ndim) if a != axis)
+        line = tuple(slice(None) if a == axis else 0 for a in range(result.ndim))
+        if (labels != np.expand_dims(labels[line], others)).any():
+            self.refuse(call, [channels], "spreads the growth over several axes")
+        return Channels(axis + 1, labels[line], np.where(labels[line] < 0, values[line], 0.0))
+
+    def attribute(self, call: Call, channels: Channels, setter: Callable[[], None]) -> None:
+        self.setters[id(call.op)] = (call.op, setter)
+
+    def activation(self, call: Call, channels: Channels) -> None:
+        if ((channels.labels < 0) & (channels.values == 0)).any():
+            self.activations[id(call.op)] = call
+
+    def refuse(self, call: Call, channels: Sequence[Channels | None], reason: str) -> None:
+        raise RefusedError(f"{call!r} {reason}.")
+
+
+def _inserted(width: int, entries: list[tuple[int, int, float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and values of an axis of `width` after new channels (after, id, value) are put in."""
+    after = np.array([a for a, _, _ in entries])
+    labels = np.insert(np.arange(width), after + 1, [-1 - i for _, i, _ in entries])
+    values = np.insert(np.zeros(width), after + 1, [v for _, _, v in entries])
+    return labels, values
+
+
+def _rows(labels: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Positions of each wanted label, shape (len(wanted), n); every label occurs n times."""
+    order = np.argsort(labels, kind="stable")
+    sorted_labels = labels[order]
+    first = np.searchsorted(sorted_labels, wanted, side="left")
+    last = np.searchsorted(sorted_labels, wanted, side="right")
+    n = int((last - first).max()) if len(wanted) else 0
+    assert ((last - first) == n).all(), "a channel occurs more often than another"
+    return order[first[:, None] + np.arange(n)]

@@ -1,0 +1,454 @@
+"""Finds the sites of a model: every channel gets an identity, and the rules say where it goes.
+
+Channels that an Add or a shared layer forces to be alike are tied; the connected groups are the
+classes of channels that can only grow together. A site is a run of classes with the same
+producers.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from keras_grow.errors import GrowthError, nearest
+from keras_grow.graph import Call, Graph, Ref, graph_of
+from keras_grow.rules import Channels, rule_for
+
+
+@dataclass(eq=False)
+class Producer:
+    """A layer that makes channels: which weights hold their fan-in, along which axis."""
+
+    call: Call
+    weights: list[tuple[Any, int]]
+    size: str
+    groups: int
+    start: int
+    width: int
+
+    @property
+    def path(self) -> str:
+        return self.call.path
+
+
+@dataclass(eq=False)
+class Reader:
+    """A kernel axis that reads channels. `ids` are their identities, one per entry."""
+
+    call: Call
+    variable: Any
+    axis: int
+    groups: int
+    ids: np.ndarray
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A producer that cannot be widened, and why."""
+
+    producer: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.producer}: {self.reason}"
+
+
+@dataclass(eq=False)
+class Site:
+    """One place of the model that can grow.
+
+    Attributes:
+        name: its address, accepted wherever a layer's name is.
+        producers: paths of the layers whose output channels grow, tied to each other.
+        consumers: paths of the layers whose kernels read the channels.
+        width: the number of channels now.
+        granularity: the width grows by multiples of this (1 unless a layer has groups).
+    """
+
+    name: str
+    producers: tuple[str, ...]
+    consumers: tuple[str, ...]
+    width: int
+    granularity: int
+    atlas: "Atlas" = field(repr=False)
+    classes: np.ndarray = field(repr=False)
+    members: list[tuple[Producer, np.ndarray]] = field(repr=False)
+    readers: list[Reader] = field(repr=False)
+
+    @cached_property
+    def _cost(self) -> tuple[float, float]:
+        from keras_grow.plan.plan import make_plan
+
+        plan = make_plan(self.atlas, {self: self.granularity})
+        return (
+            plan.added_parameters / self.granularity,
+            plan.added_flops / self.granularity,
+        )
+
+    @property
+    def params_per_channel(self) -> float:
+        """Parameters that one more channel adds."""
+        return self._cost[0]
+
+    @property
+    def flops_per_channel(self) -> float:
+        """FLOPs of one sample's forward pass that one more channel adds."""
+        return self._cost[1]
+
+
+class Atlas:
+    """Everything known about where a model can grow.
+
+    Attributes:
+        graph: the model's flattened graph.
+        sites: what can grow, in the order of the graph.
+        producers: all layers that make channels, growable or not.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.producers: dict[int, Producer] = {}
+        self.readers: dict[tuple, Reader] = {}
+        self._search = _Search(self)
+        self._search.run()
+        self.component = self._search.components()
+        self.sites = self._sites()
+
+    # --- looking things up ---------------------------------------------------------------------
+
+    def find(self, name: str) -> Site:
+        """The site that `name` means: a site's name or the path of one of its producers.
+
+        Raises:
+            GrowthError: no such layer, a layer without channels of its own, or a refused one.
+        """
+        for site in self.sites:
+            if site.name == name:
+                return site
+        found = [s for s in self.sites if name in s.producers]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            names = " or ".join(f"'{s.name}'" for s in found)
+            raise GrowthError(
+                f"The channels of layer '{name}' belong to {len(found)} sites that grow "
+                f"separately. Name one of them: {names}."
+            )
+        self._explain_missing(name)
+        raise AssertionError("unreachable")
+
+    def _explain_missing(self, name: str) -> None:
+        model = self.graph.model.name
+        for producer in self.producers.values():
+            if producer.path == name:
+                raise GrowthError(
+                    f"Layer '{name}' of model '{model}' cannot be widened: {self.reason(producer)}"
+                )
+        paths = self.graph.paths
+        choices = [p for s in self.sites for p in s.producers]
+        if name in paths:
+            kind = type(paths[name]).__name__
+            raise GrowthError(
+                f"Layer '{name}' of model '{model}' is a {kind}, which has no width of its own: "
+                "its channels follow the layer before it. " + nearest(name, choices)
+            )
+        raise GrowthError(
+            f"Model '{model}' has no layer '{name}'. {nearest(name, choices)} "
+            "Layers of a nested model are addressed as 'outer/inner'."
+        )
+
+    def refusals(self) -> list[Refusal]:
+        """Producers that belong to no site, each with its reason."""
+        taken = {path for site in self.sites for path in site.producers}
+        return [
+            Refusal(p.path, self.reason(p)) for p in self.producers.values() if p.path not in taken
+        ]
+
+    # --- building ------------------------------------------------------------------------------
+
+    def classes_of(self, producer: Producer) -> np.ndarray:
+        return self.component[producer.start : producer.start + producer.width]
+
+    def reason(self, producer: Producer) -> str:
+        """Why the producer's channels cannot grow, with the path that leads there."""
+        if any(r.maker is not None and r.maker.op is producer.call.op for r in self.graph.outputs):
+            return "it makes an output of the model, whose width its users rely on."
+        wanted = set(self.classes_of(producer).tolist())
+        for ids, call, reason in self._search.blocked:
+            if not wanted.isdisjoint(self.component[ids].tolist()):
+                if call is None:
+                    return reason
+                route = self._route(producer, call)
+                return f"{call!r} {reason}. Path: {route}."
+        return self._uneven.get(id(producer), "its channels are tied unevenly to other layers.")
+
+    def _route(self, producer: Producer, target: Call) -> str:
+        """Layer names on a shortest way from the producer to `target`."""
+        starts = [c for c in self.graph.calls if c.op is producer.call.op]
+        before: dict[Call, Call | None] = {c: None for c in starts}
+        queue = deque(starts)
+        while queue:
+            call = queue.popleft()
+            if call is target:
+                break
+            for ref in call.outputs:
+                for follower in self.graph.consumers.get(ref, []):
+                    if follower not in before:
+                        before[follower] = call
+                        queue.append(follower)
+        if target not in before:
+            return f"{producer.path} is tied to channels that reach {target.path}"
+        steps: list[str] = []
+        at: Call | None = target
+        while at is not None:
+            steps.append(at.path)
+            at = before[at]
+        return " -> ".join(reversed(steps))
+
+    def _sites(self) -> list[Site]:
+        blocked = self._search.blocked_components(self.component)
+        self._uneven: dict[int, str] = {}
+        groups: dict[tuple[int, ...], list[int]] = {}
+        owners: dict[int, list[int]] = {}
+        producers = list(self.producers.values())
+        for index, producer in enumerate(producers):
+            for c in self.classes_of(producer).tolist():
+                owners.setdefault(c, []).append(index)
+        for c, who in owners.items():
+            if c not in blocked:
+                groups.setdefault(tuple(who), []).append(c)
+        readers: dict[int, list[Reader]] = {}
+        for reader in self.readers.values():
+            for c in np.unique(self.component[reader.ids]).tolist():
+                readers.setdefault(c, []).append(reader)
+        sites = []
+        for who, classes in groups.items():
+            site = self._site([producers[i] for i in who], np.array(classes), readers)
+            if site is not None:
+                sites.append(site)
+        self._name(sites)
+        return sites
+
+    def _site(
+        self, producers: list[Producer], classes: np.ndarray, readers: dict[int, list[Reader]]
+    ) -> Site | None:
+        def give_up(why: str) -> None:
+            for producer in producers:
+                self._uneven.setdefault(id(producer), why)
+
+        if len({id(p) for p in producers}) != len(producers):
+            give_up(
+                "several of its own channels are tied to each other (for example by reshaping "
+                "and adding), so one more channel has no place."
+            )
+            return None
+        members = []
+        for producer in producers:
+            own = self.classes_of(producer)
+            order = np.argsort(own, kind="stable")
+            positions = order[np.searchsorted(own[order], classes)]
+            if (np.diff(positions) <= 0).any():
+                give_up("it is tied to another layer with its channels in another order.")
+                return None
+            members.append((producer, positions))
+        using = {id(r): r for c in classes.tolist() for r in readers.get(c, [])}
+        granularity = math.lcm(*(p.groups for p in producers), *(r.groups for r in using.values()))
+        if len(classes) % granularity:
+            give_up(f"its {len(classes)} channels do not divide into {granularity} groups.")
+            return None
+        for reader in using.values():
+            if reader.groups > 1 and not np.array_equal(self.component[reader.ids], classes):
+                give_up(
+                    f"{reader.call!r} reads it in groups={reader.groups} together with channels "
+                    "of other layers, so the groups would shift."
+                )
+                return None
+        for producer in producers:
+            if producer.groups > 1 and producer.width != len(classes):
+                give_up(f"it has groups={producer.groups} and only part of it could grow.")
+                return None
+        paths = list(dict.fromkeys(r.call.path for r in using.values()))
+        return Site(
+            name="",
+            producers=tuple(p.path for p in producers),
+            consumers=tuple(paths),
+            width=len(classes),
+            granularity=granularity,
+            atlas=self,
+            classes=classes,
+            members=members,
+            readers=list(using.values()),
+        )
+
+    @staticmethod
+    def _name(sites: list[Site]) -> None:
+        count: dict[str, int] = {}
+        for site in sites:
+            for path in site.producers:
+                count[path] = count.get(path, 0) + 1
+        for site in sites:
+            own = [p for p in site.producers if count[p] == 1]
+            site.name = own[0] if own else "+".join(site.producers)
+
+
+class _Search:
+    """The `Space` in which labels are identities; ties and dead ends are noted."""
+
+    FIXED = 0  # identity of all channels that no layer produces
+
+    def __init__(self, atlas: Atlas) -> None:
+        self.atlas = atlas
+        self.count = 1
+        self.pairs: list[tuple[np.ndarray, np.ndarray]] = []
+        self.blocked: list[tuple[np.ndarray, Call | None, str]] = [
+            (np.array([self.FIXED]), None, "it is joined with channels that no layer produces.")
+        ]
+        self.seen: dict[tuple, tuple[np.ndarray, int]] = {}
+        self.present: Call | None = None
+
+    def run(self) -> None:
+        graph = self.atlas.graph
+        env: dict[Ref, Channels | None] = dict.fromkeys(graph.inputs)
+        for call in graph.calls:
+            outputs = rule_for(call.op).flow(call, [env[r] for r in call.inputs], self)
+            env.update(zip(call.outputs, outputs, strict=True))
+        self._sharing(env)
+        for ref in graph.outputs:
+            channels = env[ref]
+            if channels is not None:
+                reason = "makes an output of the model, whose width its users rely on"
+                self.blocked.insert(1, (channels.labels, ref.maker, reason))
+
+    def _sharing(self, env: dict[Ref, Channels | None]) -> None:
+        """Shared layers and nested models: what enters at one call must enter at all."""
+        calls: dict[int, int] = {}
+        for call in self.atlas.graph.calls:
+            calls[id(call.op)] = calls.get(id(call.op), 0) + 1
+        for (op, *_), (labels, times) in self.seen.items():
+            if times != calls[op]:
+                call = next(c for c in self.atlas.graph.calls if id(c.op) == op)
+                reason = "is shared and is also called on a tensor whose channels cannot grow"
+                self.blocked.append((labels, call, reason))
+        for container in self.atlas.graph.containers:
+            for position in range(len(container.entries[0])):
+                entering = [env[refs[position]] for refs in container.entries]
+                known = [c for c in entering if c is not None]
+                for c in known:
+                    if len(known) < len(entering):
+                        reason = (
+                            f"the nested model '{container.path}' reads it and is also called on "
+                            "a tensor whose channels cannot grow."
+                        )
+                        self.blocked.append((c.labels, None, reason))
+                    elif len(c) == len(known[0]) and c.axis == known[0].axis:
+                        self.pairs.append((known[0].labels, c.labels))
+
+    def components(self) -> np.ndarray:
+        """The class of every identity."""
+        a = np.concatenate([p for p, _ in self.pairs]) if self.pairs else np.zeros(0, int)
+        b = np.concatenate([q for _, q in self.pairs]) if self.pairs else np.zeros(0, int)
+        links = coo_matrix((np.ones(len(a), bool), (a, b)), shape=(self.count, self.count))
+        return connected_components(links, directed=False)[1]
+
+    def blocked_components(self, component: np.ndarray) -> set[int]:
+        ids = np.concatenate([ids for ids, _, _ in self.blocked])
+        return set(np.unique(component[ids]).tolist())
+
+    # --- Space ---------------------------------------------------------------------------------
+
+    def _once(self, key: tuple, labels: np.ndarray, call: Call) -> bool:
+        """Whether this is the first call; a later call of a shared layer ties its channels."""
+        if key not in self.seen:
+            self.seen[key] = (labels, 1)
+            return True
+        first, times = self.seen[key]
+        self.seen[key] = (first, times + 1)
+        if len(first) == len(labels):
+            self.pairs.append((first, labels))
+        else:
+            reason = "is shared between tensors with different numbers of channels"
+            self.blocked += [(first, call, reason), (labels, call, reason)]
+        return False
+
+    def read(
+        self, call: Call, variable: Any, axis: int, channels: Channels, groups: int = 1
+    ) -> None:
+        key = (id(call.op), "read", id(variable), axis)
+        if self._once(key, channels.labels, call):
+            self.atlas.readers[id(variable), axis] = Reader(
+                call, variable, axis, groups, channels.labels
+            )
+
+    def carry(self, call: Call, variable: Any, axis: int, channels: Channels, fill: Any) -> None:
+        self._once((id(call.op), "carry", id(variable), axis), channels.labels, call)
+
+    def produce(
+        self, call: Call, weights: Sequence[tuple[Any, int]], size: str, axis: int, groups: int = 1
+    ) -> Channels | None:
+        known = self.atlas.producers.get(id(call.op))
+        if known is None:
+            width = int(getattr(call.op, size))
+            known = Producer(call, list(weights), size, groups, self.count, width)
+            self.atlas.producers[id(call.op)] = known
+            self.count += width
+        return Channels.of(axis, np.arange(known.start, known.start + known.width))
+
+    def repeat(self, channels: Channels, times: int) -> Channels:
+        return Channels.of(channels.axis, np.repeat(channels.labels, times))
+
+    def join(self, call: Call, parts: Sequence[Channels]) -> Channels:
+        for part in parts[1:]:
+            self.pairs.append((parts[0].labels, part.labels))
+        return parts[0]
+
+    def concatenate(self, call: Call, parts: Sequence[Channels | None], axis: int) -> Channels:
+        labels = [
+            np.full(ref.shape[axis], self.FIXED) if part is None else part.labels
+            for part, ref in zip(parts, call.inputs, strict=True)
+        ]
+        return Channels.of(axis, np.concatenate(labels))
+
+    def rearrange(
+        self, call: Call, channels: Channels, transform: Callable[[np.ndarray], np.ndarray]
+    ) -> Channels | None:
+        dims = call.inputs[0].shape[1:]
+        shape = [1] * len(dims)
+        shape[channels.axis - 1] = len(channels)
+        result = transform(np.broadcast_to(channels.labels.reshape(shape), dims))
+        varying = [a for a in range(result.ndim) if (result != np.take(result, [0], axis=a)).any()]
+        if len(varying) > 1:
+            self.refuse(
+                call,
+                [channels],
+                "splits the channels over several axes, so they no longer lie along one",
+            )
+            return None
+        axis = varying[0] if varying else channels.axis - 1
+        index = tuple(slice(None) if a == axis else 0 for a in range(result.ndim))
+        return Channels.of(axis + 1, result[index])
+
+    def attribute(self, call: Call, channels: Channels, setter: Callable[[], None]) -> None:
+        self._once((id(call.op), "attribute"), channels.labels, call)
+
+    def activation(self, call: Call, channels: Channels) -> None:
+        pass
+
+    def refuse(self, call: Call, channels: Sequence[Channels | None], reason: str) -> None:
+        for c in channels:
+            if c is not None:
+                self.blocked.append((c.labels, call, reason))
+
+
+def survey(model: Any) -> Atlas:
+    """Finds where a model can grow.
+
+    Raises:
+        GrowthError: the model is not a built functional or Sequential Keras model.
+    """
+    return Atlas(graph_of(model))

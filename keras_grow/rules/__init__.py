@@ -1,0 +1,14 @@
+"""How channels pass every layer and op. One rule a class; what has none is refused by name."""
+
+from keras_grow.rules import (  # noqa: F401  (importing them registers their rules)
+    activations,
+    merging,
+    normalization,
+    passing,
+    reshaping,
+    weighted,
+)
+from keras_grow.rules.base import Channels, NoSlope, Rule, Shadow, ShadowContext, Space
+from keras_grow.rules.lookup import rule_for
+
+__all__ = ["Channels", "NoSlope", "Rule", "Shadow", "ShadowContext", "Space", "rule_for"]

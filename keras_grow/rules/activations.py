@@ -1,0 +1,299 @@
+"""Activations at zero: value, slope, and a form with an explicit slope where backends differ.
+
+relu'(0) is 0 on all three backends, so a neuron with zero fan-in would never train. The
+explicit forms have the same values everywhere and the right-hand slope at 0. They carry the
+name of the plain function, so a model saved in the middle of training loads without keras_grow.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_grow.graph import Call
+from keras_grow.rules.base import (
+    UNKNOWN,
+    Channels,
+    NoSlope,
+    Rule,
+    Shadow,
+    ShadowContext,
+    Space,
+    register,
+    register_instance,
+)
+
+act = keras.activations
+
+
+@dataclass(frozen=True)
+class AtZero:
+    """An element-wise function f around 0.
+
+    Attributes:
+        value: f(0).
+        slope: the slope that training sees at 0, on the right-hand side for kinked functions.
+        left: the slope on the left-hand side, where it differs; None if f is smooth at 0.
+        explicit: same values as f, slope at 0 spelled out; None where f needs no help.
+    """
+
+    value: float
+    slope: float
+    left: float | None = None
+    explicit: Callable | None = None
+
+
+def _relu(x: Any, negative_slope: float = 0.0, max_value: Any = None, threshold: float = 0.0):
+    low = x * negative_slope if negative_slope else ops.zeros_like(x)
+    y = ops.where(x < 0, low, x)  # x = 0 takes the branch of slope 1; NaN stays NaN
+    return y if max_value is None else ops.where(x > max_value, ops.full_like(x, max_value), y)
+
+
+def _relu6(x: Any):
+    return _relu(x, max_value=6.0)
+
+
+def _leaky_relu(x: Any, negative_slope: float = 0.2):
+    return _relu(x, negative_slope=negative_slope)
+
+
+_SELU_SCALE, _SELU_ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
+
+
+def _selu(x: Any):
+    # expm1 of a positive number may overflow to inf, whose gradient would be NaN: clip first.
+    low = _SELU_SCALE * _SELU_ALPHA * ops.expm1(ops.minimum(x, 0.0))
+    return ops.where(x < 0, low, _SELU_SCALE * x)
+
+
+def _named(function: Callable, plain: Callable) -> Callable:
+    function.__name__ = plain.__name__
+    function.__qualname__ = plain.__name__
+    function.__module__ = plain.__module__
+    function.plain = plain  # type: ignore[attr-defined]
+    return function
+
+
+AT_ZERO: dict[Any, AtZero] = {
+    act.linear: AtZero(0.0, 1.0),
+    act.relu: AtZero(0.0, 1.0, 0.0, _named(_relu, act.relu)),
+    act.relu6: AtZero(0.0, 1.0, 0.0, _named(_relu6, act.relu6)),
+    act.leaky_relu: AtZero(0.0, 1.0, 0.2, _named(_leaky_relu, act.leaky_relu)),
+    act.selu: AtZero(0.0, _SELU_SCALE, _SELU_SCALE * _SELU_ALPHA, _named(_selu, act.selu)),
+    act.elu: AtZero(0.0, 1.0),
+    act.celu: AtZero(0.0, 1.0),
+    act.tanh: AtZero(0.0, 1.0),
+    act.softsign: AtZero(0.0, 1.0),
+    act.hard_tanh: AtZero(0.0, 1.0),
+    act.gelu: AtZero(0.0, 0.5),
+    act.silu: AtZero(0.0, 0.5),
+    act.hard_silu: AtZero(0.0, 0.5),
+    act.mish: AtZero(0.0, 0.6),
+    act.tanh_shrink: AtZero(0.0, 0.0),
+    act.hard_shrink: AtZero(0.0, 0.0),
+    act.soft_shrink: AtZero(0.0, 0.0),
+    act.sigmoid: AtZero(0.5, 0.25),
+    act.hard_sigmoid: AtZero(0.5, 1 / 6),
+    act.sparse_sigmoid: AtZero(0.5, 0.5),
+    act.softplus: AtZero(float(np.log(2.0)), 0.5),
+    act.squareplus: AtZero(1.0, 0.5),
+    act.sparse_plus: AtZero(0.25, 0.5),
+    act.exponential: AtZero(1.0, 1.0),
+    act.log_sigmoid: AtZero(-float(np.log(2.0)), 0.5),
+}
+MIXING = {act.softmax, act.log_softmax, act.sparsemax, act.glu}
+
+
+def plain(function: Callable) -> Callable:
+    """The user's activation, where an explicit form stands in for it at present."""
+    return getattr(function, "plain", function)
+
+
+def at_zero(function: Callable) -> AtZero | None:
+    return AT_ZERO.get(plain(function))
+
+
+def name_of(function: Callable) -> str:
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def through(
+    space: Space, call: Call, channels: Channels | None, function: Callable
+) -> Channels | None:
+    """The channels after an activation that belongs to a layer (`activation=`)."""
+    if channels is None:
+        return None
+    facts = at_zero(function)
+    if facts is None:
+        name = name_of(plain(function))
+        what = (
+            "mixes all channels, so a new one changes the old ones"
+            if plain(function) in MIXING
+            else "has no rule; use one of keras.activations"
+        )
+        space.refuse(call, [channels], f"applies the activation '{name}', which {what}")
+        return None
+    return _after(space, call, channels, facts)
+
+
+def _after(space: Space, call: Call, channels: Channels, facts: AtZero) -> Channels:
+    if facts.explicit is not None:
+        space.activation(call, channels)
+    return channels.mapped(lambda v: np.where(v == 0, facts.value, UNKNOWN))
+
+
+def shadow_through(call: Call, tensor: Any, facts: AtZero, context: ShadowContext) -> Any:
+    """A shadow after an activation with the given facts."""
+    if facts.slope == 0:
+        raise NoSlope(f"the activation of {call!r} has slope 0 at 0")
+    if context.directional and facts.left is not None:
+        return facts.slope * ops.maximum(tensor, 0.0) + facts.left * ops.minimum(tensor, 0.0)
+    return tensor if facts.slope == 1 else tensor * facts.slope
+
+
+class Elementwise(Rule):
+    """A call that applies one element-wise function, known by its facts at zero."""
+
+    def __init__(self, facts: Callable[[Call], AtZero | str]) -> None:
+        self.facts = facts
+
+    def flow(self, call: Call, inputs: list, space: Space) -> list:
+        (x,) = inputs[:1]
+        if x is None:
+            return [None]
+        facts = self.facts(call)
+        if isinstance(facts, str):
+            space.refuse(call, [x], facts)
+            return [None]
+        return [_after(space, call, x, facts)]
+
+    def shadow(self, call: Call, inputs: list, context: ShadowContext) -> list:
+        (x,) = inputs[:1]
+        facts = self.facts(call)
+        assert isinstance(facts, AtZero)
+        return [Shadow(shadow_through(call, x.tensor, facts, context), x.axis, x.ids)]
+
+
+def _activation_layer(call: Call) -> AtZero | str:
+    facts = at_zero(call.op.activation)
+    if facts is None:
+        name = name_of(plain(call.op.activation))
+        mixes = plain(call.op.activation) in MIXING
+        return f"applies '{name}', which " + (
+            "mixes all channels, so a new one changes the old ones" if mixes else "has no rule"
+        )
+    return facts
+
+
+def relu_facts(negative_slope: float, max_value: float | None, threshold: float) -> AtZero | str:
+    """ReLU(max_value, negative_slope, threshold) of Keras around 0."""
+    if threshold > 0:
+        # f(x) = negative_slope * (x - threshold) below the threshold
+        return AtZero(-negative_slope * threshold, negative_slope)
+    if threshold < 0:
+        return AtZero(0.0, 1.0)
+    if max_value == 0:
+        return AtZero(0.0, 0.0)
+
+    def explicit(x: Any):
+        return _relu(x, negative_slope=negative_slope, max_value=max_value)
+
+    return AtZero(0.0, 1.0, negative_slope, explicit)
+
+
+register_instance(Elementwise(_activation_layer), keras.layers.Activation)
+register_instance(
+    Elementwise(
+        lambda call: relu_facts(
+            float(call.op.negative_slope or 0.0), call.op.max_value, float(call.op.threshold or 0.0)
+        )
+    ),
+    keras.layers.ReLU,
+    "ops.ReLU",
+)
+register_instance(
+    Elementwise(lambda call: relu_facts(float(call.op.negative_slope), None, 0.0)),
+    keras.layers.LeakyReLU,
+    "ops.LeakyRelu",
+)
+register_instance(Elementwise(lambda call: AtZero(0.0, 1.0)), keras.layers.ELU)
+
+_OPS = {
+    "Relu": act.relu, "Relu6": act.relu6, "Selu": act.selu, "Elu": act.elu, "Celu": act.celu,
+    "Tanh": act.tanh, "Softsign": act.softsign, "HardTanh": act.hard_tanh, "Gelu": act.gelu,
+    "Silu": act.silu, "HardSilu": act.hard_silu, "TanhShrink": act.tanh_shrink,
+    "HardShrink": act.hard_shrink, "SoftShrink": act.soft_shrink, "Sigmoid": act.sigmoid,
+    "HardSigmoid": act.hard_sigmoid, "SparseSigmoid": act.sparse_sigmoid,
+    "Softplus": act.softplus, "Squareplus": act.squareplus, "SparsePlus": act.sparse_plus,
+    "LogSigmoid": act.log_sigmoid, "Exp": act.exponential,
+}  # fmt: skip
+for _name, _function in _OPS.items():
+    register_instance(Elementwise(lambda call, f=AT_ZERO[_function]: f), f"ops.{_name}")
+
+for _name, _facts in {
+    "Sin": AtZero(0.0, 1.0),
+    "Arctan": AtZero(0.0, 1.0),
+    "Expm1": AtZero(0.0, 1.0),
+    "Log1p": AtZero(0.0, 1.0),
+    "Erf": AtZero(0.0, 2.0 / float(np.sqrt(np.pi))),
+    "Negative": AtZero(0.0, -1.0),
+    "Square": AtZero(0.0, 0.0),
+    "Abs": AtZero(0.0, 0.0),
+    "Absolute": AtZero(0.0, 0.0),
+    "Cast": AtZero(0.0, 1.0),
+    "Copy": AtZero(0.0, 1.0),
+}.items():
+    register_instance(Elementwise(lambda call, f=_facts: f), f"ops.{_name}")
+
+
+@register(keras.layers.PReLU)
+class PReLURule(Rule):
+    """max(x, 0) + alpha * min(x, 0), alpha learned; new channels start with alpha 0."""
+
+    def flow(self, call: Call, inputs: list, space: Space) -> list:
+        (x,) = inputs
+        if x is None:
+            return [None]
+        shared = [a % call.inputs[0].rank for a in call.op.shared_axes or []]
+        if x.axis not in shared:
+            space.carry(call, call.op.alpha, x.axis - 1, x, 0.0)
+        space.activation(call, x)
+        return [x.mapped(lambda v: np.where(v == 0, 0.0, UNKNOWN))]
+
+    def shadow(self, call: Call, inputs: list, context: ShadowContext) -> list:
+        (x,) = inputs
+        shared = [a % call.inputs[0].rank for a in call.op.shared_axes or []]
+        if not context.directional:
+            return [x]
+        if x.axis in shared:
+            alpha = ops.expand_dims(call.op.alpha, 0)
+            low = alpha * ops.minimum(x.tensor, 0.0)
+        else:
+            low = 0.0
+        return [Shadow(ops.maximum(x.tensor, 0.0) + low, x.axis, x.ids)]
+
+
+def explicit_prelu(layer: Any) -> Callable:
+    """`PReLU.call` with slope 1 at 0; Keras's own form has slope 0 there."""
+
+    def call(inputs: Any) -> Any:
+        return ops.where(inputs < 0, ops.convert_to_tensor(layer.alpha) * inputs, inputs)
+
+    return call
+
+
+def explicit_call(call: Call) -> Callable | None:
+    """An `op.call` with an explicit slope at zero for layers and ops that are activations."""
+    if isinstance(call.op, keras.layers.PReLU):
+        return explicit_prelu(call.op)
+    from keras_grow.rules.lookup import rule_for
+
+    rule = rule_for(call.op)
+    if isinstance(rule, Elementwise):
+        facts = rule.facts(call)
+        if isinstance(facts, AtZero):
+            return facts.explicit
+    return None

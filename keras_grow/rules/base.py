@@ -1,0 +1,208 @@
+"""What a rule is: how the channels of a tensor pass one layer or op.
+
+A rule is asked five things about a call, and each has one method:
+
+* `flow`: where do the channels go, and which weights have an axis that follows them?
+  Asked with the identities of all channels (to find the sites) and again with the grown
+  channels (to make a plan); the rule does not know which.
+* `shadow`: what does the call do to the *new* channels alone, to first order around the value
+  they have at growth? This is what lets gradients be scored before anything has grown.
+* `patches`: for a producer, the inputs that one new channel's fan-in multiplies.
+* `correlate`: for a consumer, the gradient by the weights that would read the new channels.
+* `flops`: multiply-adds times two for one sample.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from keras_grow.graph import Call, Ref
+
+# Values of new channels at the moment of growth: a number where it is the same everywhere,
+# NaN where it is not known or not constant.
+UNKNOWN = float("nan")
+
+
+@dataclass(frozen=True, eq=False)
+class Channels:
+    """Labels along one axis of a tensor (batch is axis 0).
+
+    When sites are looked for, `labels` are channel identities. In a plan they say where each
+    entry of the grown axis comes from: an index into the old axis, or `-1 - i` for new channel i.
+    `values` (plan only) hold the value of new entries at growth, 0.0 where nothing is said.
+    """
+
+    axis: int
+    labels: np.ndarray
+    values: np.ndarray
+
+    @classmethod
+    def of(cls, axis: int, labels: np.ndarray, value: float = 0.0) -> "Channels":
+        values = np.where(labels < 0, value, 0.0)
+        return cls(axis, labels, values)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def at(self, axis: int) -> "Channels":
+        return Channels(axis, self.labels, self.values)
+
+    def mapped(self, function: Callable[[np.ndarray], np.ndarray]) -> "Channels":
+        """The same labels with `function` applied to the values of the new entries."""
+        new = self.labels < 0
+        values = np.where(new, function(self.values), 0.0)
+        return Channels(self.axis, self.labels, values)
+
+
+class Space(Protocol):
+    """What a rule may say about a call. Finding sites and planning each implement it."""
+
+    def read(
+        self, call: Call, variable: Any, axis: int, channels: Channels, groups: int = 1
+    ) -> None:
+        """`variable`'s `axis` is contracted with the channels: they end here."""
+
+    def carry(self, call: Call, variable: Any, axis: int, channels: Channels, fill: Any) -> None:
+        """`variable`'s `axis` follows the channels; new entries are `fill`."""
+
+    def produce(
+        self, call: Call, weights: Sequence[tuple[Any, int]], size: str, axis: int, groups: int = 1
+    ) -> Channels | None:
+        """The call makes channels of its own, as many as its attribute `size` says."""
+
+    def repeat(self, channels: Channels, times: int) -> Channels:
+        """Every channel becomes `times` channels next to each other."""
+
+    def join(self, call: Call, parts: Sequence[Channels]) -> Channels:
+        """All parts must carry the same channels; what an element-wise op does."""
+
+    def concatenate(
+        self, call: Call, parts: Sequence[Channels | None], axis: int
+    ) -> Channels | None:
+        """The channels of the parts one after another."""
+
+    def rearrange(
+        self, call: Call, channels: Channels, transform: Callable[[np.ndarray], np.ndarray]
+    ) -> Channels | None:
+        """The channels after `transform`, a NumPy function on one sample of any channel count."""
+
+    def attribute(self, call: Call, channels: Channels, setter: Callable[[], None]) -> None:
+        """Something besides weights depends on the number of channels; `setter` changes it."""
+
+    def activation(self, call: Call, channels: Channels) -> None:
+        """The channels pass an activation that may need an explicit slope at zero."""
+
+    def refuse(self, call: Call, channels: Sequence[Channels | None], reason: str) -> None:
+        """The channels cannot pass: raises in a plan, marks them when sites are looked for."""
+
+    def shapes(self, call: Call) -> list[tuple]:
+        """The present shapes of the call's inputs."""
+
+
+@dataclass(frozen=True)
+class Shadow:
+    """The new channels of one tensor alone: `tensor` has only them along `axis`.
+
+    `ids[j]` tells which new channel entry j of the axis belongs to.
+    """
+
+    tensor: Any
+    axis: int
+    ids: np.ndarray
+
+
+@dataclass(frozen=True)
+class ShadowContext:
+    """What `Rule.shadow` may look at.
+
+    Attributes:
+        directional: propagate a one-sided step (the sign of the shadow matters) rather than
+            the linear map.
+        actual: the real tensor of a `Ref` in the present forward pass.
+        value: the value of the new channels of a `Ref` at growth; None where it has none.
+    """
+
+    directional: bool
+    actual: Callable[[Ref], Any]
+    value: Callable[[Ref], float | None]
+
+
+class NoSlope(Exception):
+    """The new channels get no gradient through this call. The message says why."""
+
+
+class Rule:
+    """Base of all rules. A subclass says only what its layer does differently."""
+
+    def flow(self, call: Call, inputs: list[Channels | None], space: Space) -> list:
+        raise NotImplementedError
+
+    def shadow(self, call: Call, inputs: list[Shadow | None], context: ShadowContext) -> list:
+        raise NoSlope(f"{call!r} has no rule for gradients of new channels")
+
+    def patches(self, call: Call, x: Any) -> tuple[Any, int]:
+        """For a producer: what one new channel's fan-in multiplies.
+
+        Args:
+            x: the call's input.
+
+        Returns:
+            A tensor with the spatial sizes of the output and the fan-in along its channel axis,
+            in the order of the kernel with its output axis dropped; and that axis.
+        """
+        raise NotImplementedError
+
+    def correlate(self, call: Call, shadow: Shadow, gradient: Any) -> tuple[Any, np.ndarray]:
+        """For a consumer: the gradient by the kernel rows that would read the shadow.
+
+        Args:
+            gradient: gradient of the loss by the call's pre-activation.
+
+        Returns:
+            (rows, *the kernel's other axes), and the new channel each row belongs to.
+        """
+        raise NotImplementedError
+
+    def flops(self, call: Call, inputs: list[tuple], outputs: list[tuple]) -> float:
+        return 0.0
+
+
+_RULES: dict[Any, Rule] = {}
+
+
+def register(*keys: Any) -> Callable[[type[Rule]], type[Rule]]:
+    """Class decorator: an instance of the rule answers for the given classes or op kinds."""
+
+    def wrap(rule: type[Rule]) -> type[Rule]:
+        for key in keys:
+            _RULES[key] = rule()
+        return rule
+
+    return wrap
+
+
+def register_instance(rule: Rule, *keys: Any) -> None:
+    for key in keys:
+        _RULES[key] = rule
+
+
+def find(key: Any) -> Rule | None:
+    return _RULES.get(key)
+
+
+def channel_axis(data_format: str, rank: int) -> int:
+    return rank - 1 if data_format == "channels_last" else 1
+
+
+def along(space: Space, call: Call, channels: Channels | None, axis: int) -> Channels | None:
+    """The channels if they lie on `axis`; refused otherwise."""
+    if channels is None or channels.axis == axis:
+        return channels
+    space.refuse(
+        call,
+        [channels],
+        f"works along axis {axis}, but the channels lie on axis {channels.axis} of its input",
+    )
+    return None

@@ -1,0 +1,210 @@
+"""Layers without weights that treat every channel alike: pooling, padding, dropout, noise."""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_grow import _keras
+from keras_grow.graph import Call
+from keras_grow.rules.base import (
+    UNKNOWN,
+    Channels,
+    NoSlope,
+    Rule,
+    Shadow,
+    ShadowContext,
+    Space,
+    along,
+    channel_axis,
+    register,
+    register_instance,
+)
+from keras_grow.rules.windows import padding_of
+
+layers = keras.layers
+
+
+def existing(*names: str) -> list:
+    """Layer classes by name; some exist only in newer Keras releases."""
+    return [getattr(layers, n) for n in names if hasattr(layers, n)]
+
+
+@register(
+    layers.Identity,
+    *existing("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D"),
+    *existing("GaussianDropout", "ActivityRegularization"),
+)
+class SameRule(Rule):
+    """The tensor as it is, or scaled by random factors: a zero stays a zero."""
+
+    def flow(self, call: Call, inputs: list, space: Space) -> list:
+        return [inputs[0]]
+
+    def shadow(self, call: Call, inputs: list, context: ShadowContext) -> list:
+        return [inputs[0]]  # a dropout mask has mean 1
+
+
+@register(layers.GaussianNoise, layers.AlphaDropout)
+class NoiseRule(SameRule):
+    """Exact in inference. In training the noise reaches new channels too."""
+
+
+class SpatialRule(Rule):
+    """Acts on every axis but the channel axis, each channel by itself."""
+
+    def channel_axis(self, call: Call) -> int:
+        rank = call.inputs[0].rank
+        return channel_axis(getattr(call.op, "data_format", "channels_last"), rank)
+
+    def out_axis(self, call: Call, axis: int) -> int:
+        return axis
+
+    def flow(self, call: Call, inputs: list, space: Space) -> list:
+        x = along(space, call, inputs[0], self.channel_axis(call))
+        return [None if x is None else self.pass_on(call, x).at(self.out_axis(call, x.axis))]
+
+    def pass_on(self, call: Call, x: Channels) -> Channels:
+        return x
+
+    def shadow(self, call: Call, inputs: list, context: ShadowContext) -> list:
+        (x,) = inputs
+        tensor = self.linear(call, x, context)
+        return [Shadow(tensor, self.out_axis(call, x.axis), x.ids)]
+
+    def linear(self, call: Call, x: Shadow, context: ShadowContext) -> Any:
+        return call.op.call(x.tensor)  # weightless and blind to the number of channels
+
+
+@register(
+    *existing("AveragePooling1D", "AveragePooling2D", "AveragePooling3D"),
+    *existing("UpSampling1D", "UpSampling2D", "UpSampling3D"),
+    *existing("Cropping1D", "Cropping2D", "Cropping3D"),
+    *existing("AdaptiveAveragePooling1D", "AdaptiveAveragePooling2D", "AdaptiveAveragePooling3D"),
+)
+class LinearSpatialRule(SpatialRule):
+    """Linear along space, and constant maps stay constant."""
+
+
+@register(*existing("ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D"))
+class ZeroPaddingRule(SpatialRule):
+    """Adds zeros around: only a map of zeros stays constant."""
+
+    def pass_on(self, call: Call, x: Channels) -> Channels:
+        return x.mapped(lambda v: np.where(v == 0, 0.0, UNKNOWN))
+
+
+def _per_axis(value: Any, count: int) -> tuple[int, ...]:
+    return (value,) * count if isinstance(value, int) else tuple(value)
+
+
+@register(*existing("MaxPooling1D", "MaxPooling2D", "MaxPooling3D"))
+class MaxPoolingRule(SpatialRule):
+    """On a map of equal values all three backends send the gradient to the first cell."""
+
+    def linear(self, call: Call, x: Shadow, context: ShadowContext) -> Any:
+        if context.directional:
+            return call.op.call(x.tensor)
+        tensor = x.tensor
+        axes = [a for a in range(1, len(tensor.shape)) if a != x.axis]
+        pool = _per_axis(call.op.pool_size, len(axes))
+        strides = _per_axis(call.op.strides or pool, len(axes))
+        for axis, k, s in zip(axes, pool, strides, strict=True):
+            size = tensor.shape[axis]
+            before, after = padding_of(size, k, s, 1, call.op.padding)
+            count = (size + before + after - k) // s + 1
+            starts = [max(i * s - before, 0) for i in range(count)]
+            tensor = ops.take(tensor, starts, axis=axis)
+        return tensor
+
+
+@register(*existing("AdaptiveMaxPooling1D", "AdaptiveMaxPooling2D", "AdaptiveMaxPooling3D"))
+class AdaptiveMaxPoolingRule(SpatialRule):
+    def linear(self, call: Call, x: Shadow, context: ShadowContext) -> Any:
+        if context.directional:
+            return call.op.call(x.tensor)
+        raise NoSlope(f"{call!r} has no slope at equal values that all backends agree on")
+
+
+class GlobalRule(SpatialRule):
+    def out_axis(self, call: Call, axis: int) -> int:
+        return axis if call.op.keepdims else 1
+
+
+@register(*existing("GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalAveragePooling3D"))
+class GlobalAverageRule(GlobalRule):
+    pass
+
+
+@register(*existing("GlobalMaxPooling1D", "GlobalMaxPooling2D", "GlobalMaxPooling3D"))
+class GlobalMaxRule(GlobalRule):
+    """On equal values the gradient of the maximum is shared out evenly on all three backends."""
+
+    def linear(self, call: Call, x: Shadow, context: ShadowContext) -> Any:
+        if context.directional:
+            return call.op.call(x.tensor)
+        axes = [a for a in range(1, len(x.tensor.shape)) if a != x.axis]
+        return ops.mean(x.tensor, axis=axes, keepdims=call.op.keepdims)
+
+
+# --- the same as keras.ops ---------------------------------------------------------------------
+
+
+register_instance(MaxPoolingRule(), "ops.MaxPool")
+register_instance(LinearSpatialRule(), "ops.AveragePool")
+
+
+@register("ops.Mean", "ops.Max", "ops.Sum")
+class ReduceRule(Rule):
+    """A reduction over axes other than the channel axis."""
+
+    def flow(self, call: Call, inputs: list, space: Space) -> list:
+        (x,) = inputs
+        if x is None:
+            return [None]
+        axes = self._axes(call)
+        if 0 in axes or x.axis in axes:
+            what = "the batch axis" if 0 in axes else "the channel axis itself"
+            space.refuse(call, [x], f"reduces over {what}, where a new channel changes the result")
+            return [None]
+        kept = x.axis if call.op.keepdims else x.axis - sum(a < x.axis for a in axes)
+        if call.kind == "Sum":
+            x = x.mapped(lambda v: np.where(v == 0, 0.0, UNKNOWN))
+        return [x.at(kept)]
+
+    def _axes(self, call: Call) -> list[int]:
+        rank, axis = call.inputs[0].rank, call.op.axis
+        if axis is None:
+            return list(range(rank))
+        axes = [axis] if isinstance(axis, int) else list(axis)
+        return [a % rank for a in axes]
+
+    def shadow(self, call: Call, inputs: list, context: ShadowContext) -> list:
+        (x,) = inputs
+        axes = self._axes(call)
+        kept = x.axis if call.op.keepdims else x.axis - sum(a < x.axis for a in axes)
+        if call.kind == "Max" and not context.directional:
+            tensor = ops.mean(x.tensor, axis=axes, keepdims=call.op.keepdims)
+        else:
+            tensor = call.op.call(x.tensor)
+        return [Shadow(tensor, kept, x.ids)]
+
+
+@register("ops.Pad")
+class PadOpRule(Rule):
+    """Constant padding along other axes than the channels."""
+
+    def flow(self, call: Call, inputs: list, space: Space) -> list:
+        x = inputs[0]
+        if x is None:
+            return [None]
+        widths = _keras.pad_width(call.op, call.inputs[0].rank)
+        if call.op.mode != "constant" or any(widths[x.axis]):
+            space.refuse(call, [x], "pads the channel axis itself, or not with a constant")
+            return [None]
+        return [x.mapped(lambda v: np.where(v == 0, 0.0, UNKNOWN))]
+
+    def shadow(self, call: Call, inputs: list, context: ShadowContext) -> list:
+        x = inputs[0]
+        return [Shadow(call.op.call(x.tensor), x.axis, x.ids)]

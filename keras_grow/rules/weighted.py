@@ -1,0 +1,281 @@
+"""Layers with a kernel: Dense, convolutions, depthwise and separable convolutions."""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_grow import _backend, _keras
+from keras_grow.graph import Call
+from keras_grow.rules import activations
+from keras_grow.rules.base import (
+    Channels,
+    NoSlope,
+    Rule,
+    Shadow,
+    ShadowContext,
+    Space,
+    along,
+    channel_axis,
+    register,
+)
+from keras_grow.rules.windows import as_rows, im2col, spread, taps
+
+layers = keras.layers
+
+
+def _plain_kernel(call: Call, inputs: list, space: Space) -> bool:
+    """Whether the kernel is an ordinary variable; refuses the channels where it is not."""
+    reason = _keras.derived_kernel(call.op)
+    if reason is not None:
+        space.refuse(call, inputs, reason)
+    return reason is None
+
+
+def _bias(layer: Any) -> list[tuple[Any, int]]:
+    return [] if layer.bias is None else [(layer.bias, 0)]
+
+
+def _delta(kernel_size: tuple, copies: int) -> np.ndarray:
+    """The identity of a depthwise convolution for one channel, shape (*kernel_size, copies)."""
+    fill = np.zeros((*kernel_size, copies))
+    fill[tuple(k // 2 for k in kernel_size)] = 1.0
+    return fill
+
+
+class Producer(Rule):
+    """A layer that makes channels of its own and ends the ones it reads."""
+
+    def finish(
+        self, call: Call, space: Space, weights: list, size: str, axis: int, groups: int = 1
+    ) -> list:
+        made = space.produce(call, weights, size, axis, groups)
+        return [activations.through(space, call, made, call.op.activation)]
+
+
+@register(layers.Dense)
+class DenseRule(Producer):
+    """y = x W + b on the last axis. W is (in, units)."""
+
+    def flow(self, call: Call, inputs: list, space: Space) -> list:
+        (x,) = inputs
+        kernel = _keras.kernel_of(call.op)
+        last = call.inputs[0].rank - 1
+        if not _plain_kernel(call, inputs, space):
+            return [None]
+        x = along(space, call, x, last)
+        if x is not None:
+            space.read(call, kernel, 0, x)
+        return self.finish(call, space, [(kernel, 1), *_bias(call.op)], "units", last)
+
+    def patches(self, call: Call, x: Any) -> tuple[Any, int]:
+        return x, len(x.shape) - 1
+
+    def correlate(self, call: Call, shadow: Shadow, gradient: Any) -> tuple[Any, np.ndarray]:
+        rows = _backend.matrix_product(
+            as_rows(shadow.tensor, shadow.axis), as_rows(gradient, len(gradient.shape) - 1)
+        )
+        return rows, shadow.ids
+
+    def flops(self, call: Call, inputs: list, outputs: list) -> float:
+        return 2.0 * size_of(outputs[0]) * inputs[0][-1]
+
+
+class ConvBase(Producer):
+    """What all convolution layers share."""
+
+    def axis(self, call: Call) -> int:
+        return channel_axis(call.op.data_format, call.inputs[0].rank)
+
+    def window(self, call: Call) -> dict:
+        layer = call.op
+        return {
+            "kernel": layer.kernel_size,
+            "strides": layer.strides,
+            "dilation": layer.dilation_rate,
+            "padding": layer.padding,
+        }
+
+
+@register(layers.Conv1D, layers.Conv2D, layers.Conv3D)
+class ConvRule(ConvBase):
+    """Kernel (*kernel_size, in / groups, filters).
+
+    With `groups == in` it is a depthwise convolution (ConvNeXt writes it so): channels pass.
+    With other groups, new channels go to the end of every group, the same number to each.
+    """
+
+    def flow(self, call: Call, inputs: list, space: Space) -> list:
+        (x,) = inputs
+        layer, kernel, axis = call.op, _keras.kernel_of(call.op), self.axis(call)
+        groups, rank = layer.groups, len(kernel.shape)
+        if not _plain_kernel(call, inputs, space):
+            return [None]
+        x = along(space, call, x, axis)
+        if groups > 1 and kernel.shape[-2] == 1 and x is not None:
+            return [self._depthwise(call, x, space)]
+        if x is not None:
+            space.read(call, kernel, rank - 2, x, groups)
+        weights = [(kernel, rank - 1), *_bias(layer)]
+        return self.finish(call, space, weights, "filters", axis, groups)
+
+    def _depthwise(self, call: Call, x: Channels, space: Space) -> Channels | None:
+        layer, kernel = call.op, _keras.kernel_of(call.op)
+        copies = layer.filters // layer.groups
+        out = space.repeat(x, copies)
+        fill = _delta(layer.kernel_size, 1)
+        space.carry(call, kernel, len(kernel.shape) - 1, out, fill)
+        for bias, axis in _bias(layer):
+            space.carry(call, bias, axis, out, 0.0)
+
+        def resize() -> None:
+            layer.groups, layer.filters = len(x), len(out)
+
+        space.attribute(call, x, resize)
+        return activations.through(space, call, out, layer.activation)
+
+    def is_depthwise(self, call: Call) -> bool:
+        return call.op.groups > 1 and _keras.kernel_of(call.op).shape[-2] == 1
+
+    def shadow(self, call: Call, inputs: list, context: ShadowContext) -> list:
+        (x,) = inputs
+        copies = call.op.filters // call.op.groups
+        return [depthwise_shadow(call, x, copies, self.window(call), context)]
+
+    def patches(self, call: Call, x: Any) -> tuple[Any, int]:
+        if call.op.groups > 1:
+            raise NoSlope(
+                f"{call!r} has groups={call.op.groups}: a new filter sees only one group of the "
+                "input, for which the best direction is not computed; use method='random'"
+            )
+        axis = self.axis(call)
+        return im2col(x, axis, **self.window(call)), axis
+
+    def correlate(self, call: Call, shadow: Shadow, gradient: Any) -> tuple[Any, np.ndarray]:
+        layer, axis = call.op, shadow.axis
+        if layer.groups > 1:
+            raise NoSlope(
+                f"{call!r} reads the new channels in groups={layer.groups}, for which the best "
+                "direction is not computed; use method='random'"
+            )
+        axes = [a for a in range(1, len(shadow.tensor.shape)) if a != axis]
+        sizes = [shadow.tensor.shape[a] for a in axes]
+        cells = list(spread(gradient, axes, sizes, **self.window(call)))
+        moved = cells[0] if len(cells) == 1 else ops.concatenate(cells, axis=axis)
+        product = _backend.matrix_product(as_rows(shadow.tensor, axis), as_rows(moved, axis))
+        return ops.reshape(product, (len(shadow.ids), *layer.kernel_size, -1)), shadow.ids
+
+    def flops(self, call: Call, inputs: list, outputs: list) -> float:
+        layer, axis = call.op, self.axis(call)
+        groups = inputs[0][axis] if self.is_depthwise(call) else layer.groups
+        fan_in = math.prod(layer.kernel_size) * inputs[0][axis] / groups
+        return 2.0 * size_of(outputs[0]) * fan_in
+
+
+def depthwise_shadow(
+    call: Call, x: Shadow, copies: int, window: dict, context: ShadowContext
+) -> Shadow:
+    """New channels pass through the identity kernel: the centre tap of the window."""
+    centre = tuple(k // 2 for k in window["kernel"])
+    axes = [a for a in range(1, len(x.tensor.shape)) if a != x.axis]
+    tensor = next(tap for cell, tap in taps(x.tensor, axes, **window) if cell == centre)
+    ids = np.repeat(x.ids, copies)
+    if copies > 1:
+        tensor = ops.repeat(tensor, copies, axis=x.axis)
+    facts = activations.at_zero(call.op.activation)
+    assert facts is not None
+    return Shadow(activations.shadow_through(call, tensor, facts, context), x.axis, ids)
+
+
+@register(layers.DepthwiseConv1D, layers.DepthwiseConv2D)
+class DepthwiseRule(ConvBase):
+    """Kernel (*kernel_size, in, depth_multiplier): channels pass, new ones by the identity.
+
+    The identity kernel is what the paper uses for MobileNet (section 4.2, ImageNet).
+    """
+
+    def flow(self, call: Call, inputs: list, space: Space) -> list:
+        layer = call.op
+        if not _plain_kernel(call, inputs, space):
+            return [None]
+        x = along(space, call, inputs[0], self.axis(call))
+        if x is None:
+            return [None]
+        kernel = layer.kernel
+        out = space.repeat(x, layer.depth_multiplier)
+        fill = _delta(layer.kernel_size, layer.depth_multiplier)
+        space.carry(call, kernel, len(kernel.shape) - 2, x, fill)
+        for bias, axis in _bias(layer):
+            space.carry(call, bias, axis, out, 0.0)
+        return [activations.through(space, call, out, layer.activation)]
+
+    def shadow(self, call: Call, inputs: list, context: ShadowContext) -> list:
+        (x,) = inputs
+        return [depthwise_shadow(call, x, call.op.depth_multiplier, self.window(call), context)]
+
+    def flops(self, call: Call, inputs: list, outputs: list) -> float:
+        return 2.0 * size_of(outputs[0]) * math.prod(call.op.kernel_size)
+
+
+@register(layers.SeparableConv1D, layers.SeparableConv2D)
+class SeparableRule(ConvBase):
+    """A depthwise convolution followed by a pointwise one, in one layer.
+
+    As a consumer the new depthwise kernels are the identity and the new pointwise rows are the
+    fan-out. As a producer the fan-in is the new pointwise column.
+    """
+
+    def flow(self, call: Call, inputs: list, space: Space) -> list:
+        layer, axis = call.op, self.axis(call)
+        depthwise, pointwise = layer.depthwise_kernel, layer.pointwise_kernel
+        rank = len(pointwise.shape)
+        if not _plain_kernel(call, inputs, space):
+            return [None]
+        x = along(space, call, inputs[0], axis)
+        if x is not None:
+            fill = _delta(layer.kernel_size, layer.depth_multiplier)
+            space.carry(call, depthwise, rank - 2, x, fill)
+            space.read(call, pointwise, rank - 2, space.repeat(x, layer.depth_multiplier))
+        weights = [(pointwise, rank - 1), *_bias(layer)]
+        return self.finish(call, space, weights, "filters", axis)
+
+    def patches(self, call: Call, x: Any) -> tuple[Any, int]:
+        layer = call.op
+        y = ops.depthwise_conv(
+            x,
+            ops.cast(layer.depthwise_kernel, x.dtype),
+            layer.strides,
+            layer.padding,
+            layer.data_format,
+            layer.dilation_rate,
+        )
+        return y, self.axis(call)
+
+    def correlate(self, call: Call, shadow: Shadow, gradient: Any) -> tuple[Any, np.ndarray]:
+        layer, axis = call.op, shadow.axis
+        centre = tuple(k // 2 for k in layer.kernel_size)
+        axes = [a for a in range(1, len(shadow.tensor.shape)) if a != axis]
+        window = self.window(call)
+        tensor = next(tap for cell, tap in taps(shadow.tensor, axes, **window) if cell == centre)
+        product = _backend.matrix_product(as_rows(tensor, axis), as_rows(gradient, axis))
+        ones = (1,) * len(layer.kernel_size)
+        product = ops.reshape(product, (len(shadow.ids), *ones, -1))
+        ids = shadow.ids
+        if layer.depth_multiplier > 1:
+            product = ops.repeat(product, layer.depth_multiplier, axis=0)
+            ids = np.repeat(ids, layer.depth_multiplier)
+        return product, ids
+
+    def flops(self, call: Call, inputs: list, outputs: list) -> float:
+        axis, layer = self.axis(call), call.op
+        hidden = inputs[0][axis] * layer.depth_multiplier
+        positions = size_of(outputs[0]) / outputs[0][axis]
+        depthwise = positions * hidden * math.prod(layer.kernel_size)
+        return 2.0 * (depthwise + size_of(outputs[0]) * hidden)
+
+
+def size_of(shape: tuple) -> float:
+    """Entries of one sample; unknown sizes count as 1."""
+    return float(math.prod(d or 1 for d in shape[1:]))

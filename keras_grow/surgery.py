@@ -1,0 +1,169 @@
+"""The public functions: where a model can grow, what it would take, and doing it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from keras_grow.apply import Slopes, copy_model
+from keras_grow.errors import GrowthError
+from keras_grow.growth import methods
+from keras_grow.growth.data import GrowthData
+from keras_grow.growth.engine import Growth, grow
+from keras_grow.growth.outputs import Outputs
+from keras_grow.plan import Atlas, Plan, Refusal, Site, make_plan, survey
+from keras_grow.plan.cost import graph_flops
+
+
+def sites(model: Any, refused: bool = False) -> list[Site] | list[Refusal]:
+    """Where a model can grow.
+
+    Args:
+        model: a built functional or Sequential model.
+        refused: list the layers that cannot grow instead, each with the reason.
+
+    Returns:
+        `Site`s in the order of the graph, or `Refusal`s.
+
+    Raises:
+        GrowthError: the model has no graph: subclassed, not built, or no Keras model.
+    """
+    atlas = survey(model)
+    return atlas.refusals() if refused else atlas.sites
+
+
+def plan(model: Any, widths: Mapping[str, int], form: str = "outgoing") -> Plan:
+    """What widening would change, without changing it.
+
+    Args:
+        widths: new widths by layer or site name.
+        form: "outgoing" (new fan-in zero) or "inverse" (new fan-out zero). Sites where only the
+            inverse form is exact take it anyway.
+
+    Raises:
+        GrowthError: an unknown or refused layer, or a width that is not larger.
+    """
+    atlas = survey(model)
+    amounts = amounts_of(atlas, widths)
+    return make_plan(atlas, amounts, dict.fromkeys(amounts, form))
+
+
+def widen(
+    model: Any,
+    widths: Mapping[str, int],
+    method: Any = "random",
+    data: Any = None,
+    seed: int | None = None,
+    form: str = "auto",
+) -> Any:
+    """A wider model that computes the same.
+
+    New neurons can be trained with plain Keras: where an activation such as relu has no slope at
+    zero, random ones get a random fan-in and a zero fan-out (the inverse form), and those of
+    gradient methods a fan-in of 1e-7 of the others' on the side where the slope is 1.
+
+    Args:
+        model: a built functional or Sequential model; it is not changed.
+        widths: NEW widths by layer or site name; tied layers grow together.
+        method: "random", "gradmax", or an object from `keras_grow.methods`.
+        data: growth data, as `GrowthCallback` takes it; needed by "gradmax".
+        seed: of the new weights; None draws a fresh one.
+        form: "auto", "outgoing" (new fan-in zero) or "inverse" (new fan-out zero).
+
+    Returns:
+        A new model that shares no variable with `model`, compiled as it is, with its optimizer
+        state.
+
+    Raises:
+        GrowthError: what was asked cannot be done exactly; the message says where and why.
+    """
+    amounts_of(survey(model), widths)  # say what is wrong before copying anything
+    clone = copy_model(model)
+    _grow_model(clone, widths, method, data, seed, form, None)
+    return clone
+
+
+def grow_(
+    model: Any,
+    widths: Mapping[str, int],
+    method: Any = "random",
+    data: Any = None,
+    seed: int | None = None,
+    form: str = "auto",
+    slopes: Slopes | None = None,
+) -> Growth:
+    """Widens a model in place, compiled or not; what `GrowthCallback` does at every growth.
+
+    All that refers to the model (layers, tensors, optimizer, sub-models) stays valid. It either
+    succeeds or leaves the model as it was.
+
+    Args:
+        model, widths, method, data, seed, form: as for `widen`.
+        slopes: for custom training loops: a `keras_grow.Slopes` in which activations with an
+            explicit slope at zero are noted; call its `remove()` when training ends. Without it
+            new neurons are made trainable with the plain activations, as by `widen`.
+
+    Returns:
+        What was done: `.sites`, `.report`, `.loss`, `.seconds`.
+    """
+    return _grow_model(model, widths, method, data, seed, form, slopes)
+
+
+def _grow_model(
+    model: Any,
+    widths: Mapping[str, int],
+    method: Any,
+    data: Any,
+    seed: int | None,
+    form: str,
+    slopes: Slopes | None,
+) -> Growth:
+    chosen = methods.get(method)
+    atlas = survey(model)
+    amounts = amounts_of(atlas, widths)
+    batch = None
+    if data is not None:
+        batch = GrowthData(data, batch_size=512, seed=seed or 0).batch(0, atlas.graph)
+    rng = np.random.default_rng(seed)
+    return grow(atlas, amounts, chosen, rng, batch, slopes, Outputs(atlas.graph), form)
+
+
+def amounts_of(atlas: Atlas, widths: Mapping[str, int]) -> dict[Site, int]:
+    """New channels by site from new widths by name.
+
+    Raises:
+        GrowthError: nothing asked, an unknown layer, no whole number, not wider, or two names of
+            one site with different growth.
+    """
+    if not isinstance(widths, Mapping) or not widths:
+        raise GrowthError(
+            "widths must be a dict of new widths by layer name, such as {'conv_1': 96}. "
+            f"Received: {widths!r}"
+        )
+    amounts: dict[Site, int] = {}
+    for name, width in widths.items():
+        site = atlas.find(name)
+        if not isinstance(width, (int, np.integer)) or isinstance(width, bool):
+            raise GrowthError(f"Widths must be whole numbers. Received: {name}={width!r}")
+        now = next((p.width for p, _ in site.members if p.path == name), site.width)
+        added = int(width) - now
+        if added <= 0:
+            raise GrowthError(
+                f"Layer '{name}' is {now} wide and can only become wider. Received: {name}={width}."
+            )
+        if amounts.setdefault(site, added) != added:
+            tied = ", ".join(f"'{p}'" for p in site.producers)
+            raise GrowthError(
+                f"The layers {tied} are tied and grow by the same number of channels. "
+                f"Received: {dict(widths)}."
+            )
+    return amounts
+
+
+def flops(model: Any) -> float:
+    """Forward FLOPs for one sample: two per multiply-add of dense and convolution kernels.
+
+    A training step costs about three times that per sample: forward, gradient by the inputs,
+    gradient by the weights. Unknown sizes count as 1.
+    """
+    return graph_flops(survey(model).graph)
