@@ -1,0 +1,198 @@
+"""GradMax against the best possible: the true mixed second derivative, then a dense SVD."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as L
+
+import keras_grow as kg
+from keras_grow.growth.statistics import Statistics
+from keras_grow.plan import make_plan, survey
+from tests.growth.autodiff import gradient_by, mixed_second_derivative
+
+K = 2
+
+
+def conv(filters, size=3, **kw):
+    return L.Conv2D(filters, size, **{"padding": "same", **kw})
+
+
+def head(x, units=2):
+    return L.Dense(units, name="out")(L.GlobalAveragePooling2D()(x))
+
+
+def two(size, first=None, second=None, between=()):
+    """conv 'p' -> `between` -> conv 'c' on size x size maps of 2 channels."""
+
+    def build():
+        x = inputs = keras.Input((size, size, 2))
+        x = conv(3, activation="relu", name="p", **(first or {}))(x)
+        for layer in between:
+            x = layer()(x)
+        # The position of every pixel matters to the loss, so borders cannot average out.
+        x = conv(2, name="c", **(second or {}))(x)
+        return keras.Model(inputs, L.Dense(2, name="out")(L.Flatten()(x)))
+
+    return build
+
+
+def dense():
+    inputs = keras.Input((7,))
+    x = L.Dense(4, activation="relu", name="p")(inputs)
+    return keras.Model(inputs, L.Dense(5, name="c")(x))
+
+
+def dense_batchnorm():
+    inputs = keras.Input((7,))
+    x = L.Activation("relu")(L.BatchNormalization()(L.Dense(4, name="p")(inputs)))
+    return keras.Model(inputs, L.Dense(5, name="c")(x))
+
+
+def flatten_dense():
+    inputs = keras.Input((5, 5, 2))
+    x = L.MaxPooling2D(2)(conv(3, activation="relu", name="p")(inputs))
+    return keras.Model(inputs, L.Dense(3, name="c")(L.Flatten()(x)))
+
+
+def pooled_dense():
+    inputs = keras.Input((6, 6, 2))
+    x = conv(3, activation="relu", name="p")(inputs)
+    x = L.Concatenate()([L.GlobalAveragePooling2D()(x), L.GlobalMaxPooling2D()(x)])
+    return keras.Model(inputs, L.Dense(3, name="c")(x))
+
+
+def residual():
+    inputs = keras.Input((6, 6, 2))
+    x = conv(3, name="p")(inputs)
+    y = conv(3, name="q")(L.ReLU()(x))
+    x = L.Add()([x, y])
+    return keras.Model(inputs, head(conv(4, name="c")(L.ReLU()(x)), 3))
+
+
+def several_consumers():
+    inputs = keras.Input((6, 6, 2))
+    x = conv(3, activation="tanh", name="p")(inputs)
+    a, b = conv(2, 1, name="c")(x), conv(2, strides=2, name="d")(x)
+    return keras.Model(inputs, L.Concatenate()([head(a, 2), L.Dense(2)(L.Flatten()(b))]))
+
+
+def gated():
+    """Squeeze-and-excite: the gate's channels grow with the convolution's."""
+    inputs = keras.Input((6, 6, 2))
+    x = conv(4, activation="relu", name="p")(inputs)
+    gate = L.Dense(3, activation="relu", name="squeeze")(L.GlobalAveragePooling2D()(x))
+    gate = L.Reshape((1, 1, 4))(L.Dense(4, activation="sigmoid", name="gate")(gate))
+    return keras.Model(inputs, head(conv(3, name="c")(L.Multiply()([x, gate])), 3))
+
+
+def shared():
+    first, second = keras.Input((5,)), keras.Input((5,))
+    producer = L.Dense(3, activation="relu", name="p")
+    consumer = L.Dense(4, name="c")
+    outputs = [consumer(producer(x)) for x in (first, second)]
+    return keras.Model([first, second], L.Concatenate()(outputs))
+
+
+def separable():
+    inputs = keras.Input((6, 6, 2))
+    x = L.SeparableConv2D(3, 3, padding="same", activation="relu", name="p")(inputs)
+    x = L.SeparableConv2D(2, 3, strides=2, depth_multiplier=2, padding="same", name="c")(x)
+    return keras.Model(inputs, L.Dense(2)(L.Flatten()(x)))
+
+
+def conv1d_causal():
+    inputs = keras.Input((9, 2))
+    x = L.Conv1D(3, 3, padding="causal", activation="elu", name="p")(inputs)
+    x = L.Conv1D(2, 2, padding="causal", dilation_rate=2, name="c")(x)
+    return keras.Model(inputs, L.Dense(2)(L.Flatten()(x)))
+
+
+def depthwise():
+    return L.DepthwiseConv2D(3, padding="same", activation="relu6")
+
+
+CASES = {
+    "dense": dense,
+    "dense, BatchNorm": dense_batchnorm,
+    "conv 4x4": two(4),
+    "conv 8x8": two(8),
+    "conv 32x32": two(32),
+    "conv valid": two(8, {"padding": "valid"}, {"padding": "valid"}),
+    "conv stride 2": two(8, {"strides": 2}, {"strides": 2}),
+    "conv stride 2, odd": two(7, {}, {"strides": 2}),
+    "conv stride 2, valid": two(9, {"strides": 2, "padding": "valid"}, {"padding": "valid"}),
+    "conv dilation 2": two(8, {"dilation_rate": 2}, {"dilation_rate": 2}),
+    "conv 1x1 then 5x5": two(6, {"size": 1}, {"size": 5}),
+    "conv, BatchNorm, conv": two(6, {}, {}, [L.BatchNormalization]),
+    "conv, depthwise, conv": two(6, {}, {}, [depthwise]),
+    "conv, depthwise stride 2, conv": two(
+        6, {}, {}, [lambda: L.DepthwiseConv2D(3, strides=2, padding="same", depth_multiplier=2)]
+    ),
+    "conv, max pool, conv": two(8, {}, {}, [lambda: L.MaxPooling2D(2)]),
+    "conv, max pool same, conv": two(7, {}, {}, [lambda: L.MaxPooling2D(3, 2, padding="same")]),
+    "conv, average pool, conv": two(8, {}, {}, [lambda: L.AveragePooling2D(2)]),
+    "conv, pad, upsample, crop, conv": two(
+        4, {}, {}, [lambda: L.ZeroPadding2D(1), lambda: L.UpSampling2D(2), L.Cropping2D]
+    ),
+    "conv, flatten, dense": flatten_dense,
+    "conv, global pools, dense": pooled_dense,
+    "residual group": residual,
+    "several consumers": several_consumers,
+    "squeeze and excite": gated,
+    "shared layers": shared,
+    "separable": separable,
+    "conv1d causal": conv1d_causal,
+}
+
+
+def prepare(build):
+    model = build()
+    rng = np.random.default_rng(0)
+    for variable in model.trainable_variables:
+        variable.assign(rng.standard_normal(variable.shape) * 0.5)
+    samples = 6
+    x = [rng.standard_normal((samples, *t.shape[1:])).astype("float32") for t in model.inputs]
+    y = rng.standard_normal((samples, *model.output.shape[1:])).astype("float32")
+    model.compile("sgd", "mse")
+    return model, x if len(x) > 1 else x[0], y
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradient_of_new_fan_in_is_the_largest_possible(case):
+    model, x, y = prepare(CASES[case])
+    atlas = survey(model)
+    statistics = Statistics(make_plan(atlas, {atlas.find("p"): 1}))
+    width = atlas.find("p").width
+    ours = statistics(x, y).matrices[statistics.plan.sites[0]]
+
+    slopes = kg.Slopes()
+    done = kg.grow_(model, {"p": width + 1}, method="random", seed=0, slopes=slopes)
+    zero_new_fan_out(done.plan.sites[0])
+    true = mixed_second_derivative(model, x, y, done.plan)
+    assert ours.shape == true.shape
+    best = np.linalg.svd(true, compute_uv=False)[:K]
+
+    # What is really had: grow the original by K with GradMax and let the backend differentiate.
+    model, x, y = prepare(CASES[case])
+    slopes = kg.Slopes()
+    done = kg.grow_(model, {"p": width + K}, method="gradmax", data=(x, y), seed=0, slopes=slopes)
+    site = done.plan.sites[0]
+    kernels = [w.edit.variable for w in site.writes]
+    had = [
+        np.moveaxis(g, w.edit.axis, 0)[w.columns]
+        for g, w in zip(gradient_by(model, x, y, kernels)(), site.writes, strict=True)
+    ]
+    norm = np.sqrt(sum(float((g**2).sum()) for g in had))
+    fan_out = [np.moveaxis(np.array(s.edit.variable), s.edit.axis, 0)[s.rows] for s in site.reads]
+    per_neuron = np.sqrt(sum((f.reshape(K, -1) ** 2).sum(axis=1) for f in fan_out))
+    np.testing.assert_allclose(per_neuron, per_neuron[0], rtol=1e-4)  # the same constraint
+    assert norm >= 0.99 * per_neuron[0] * np.sqrt((best**2).sum())
+    np.testing.assert_allclose(done.sites[0].gradient_norm, norm, rtol=1e-2)
+    np.testing.assert_allclose(ours, true, atol=2e-4 * np.abs(true).max())
+
+
+def zero_new_fan_out(site):
+    for slot in site.reads:
+        value = np.array(slot.edit.variable)
+        np.moveaxis(value, slot.edit.axis, 0)[slot.rows] = 0.0
+        slot.edit.variable.assign(value)
