@@ -9,7 +9,7 @@ from keras_grow.apply import Slopes, copy_model
 from keras_grow.errors import GrowthError
 from keras_grow.growth import methods
 from keras_grow.growth.data import GrowthData
-from keras_grow.growth.engine import Growth, grow
+from keras_grow.growth.engine import Growth, GrowthStep
 from keras_grow.growth.outputs import Outputs
 from keras_grow.plan import Atlas, Plan, Refusal, Site, make_plan, survey
 from keras_grow.plan.cost import graph_flops
@@ -125,7 +125,8 @@ def _grow_model(
     if data is not None:
         batch = GrowthData(data, batch_size=512, seed=seed or 0).batch(0, atlas.graph)
     rng = np.random.default_rng(seed)
-    return grow(atlas, amounts, chosen, rng, batch, slopes, Outputs(atlas.graph), form)
+    outputs = Outputs(atlas.graph)
+    return GrowthStep(atlas, amounts, chosen, rng, batch, slopes, outputs, form).run()
 
 
 def amounts_of(atlas: Atlas, widths: Mapping[str, int]) -> dict[Site, int]:

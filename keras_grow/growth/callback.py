@@ -14,7 +14,7 @@ from keras_grow.errors import GrowthError
 from keras_grow.growth import events as event_log
 from keras_grow.growth import methods
 from keras_grow.growth.data import GrowthData
-from keras_grow.growth.engine import grow
+from keras_grow.growth.engine import GrowthStep
 from keras_grow.growth.events import GrowthEvent
 from keras_grow.growth.outputs import Outputs
 from keras_grow.growth.schedules import Every, Schedule
@@ -185,7 +185,9 @@ class GrowthCallback(keras.callbacks.Callback):
         )
         rng = np.random.default_rng([self.seed, self._count])
         try:
-            done = grow(atlas, amounts, self.method, rng, batch, self._slopes, self._outputs)
+            done = GrowthStep(
+                atlas, amounts, self.method, rng, batch, self._slopes, self._outputs
+            ).run()
         except Exception as error:
             if self.on_failure == "raise" or not _backend.is_machine_fault(error):
                 raise

@@ -15,7 +15,7 @@ from keras_grow.growth.data import Batch
 from keras_grow.growth.events import SiteGrowth
 from keras_grow.growth.methods import Method, Problem, Solution
 from keras_grow.growth.outputs import Outputs, Report, compare, random_inputs, tolerance_of
-from keras_grow.growth.statistics import Statistics
+from keras_grow.growth.statistics import Measured, Statistics
 from keras_grow.plan import Atlas, Plan, Site, SitePlan, make_plan
 from keras_grow.plan.arrays import split_groups
 from keras_grow.plan.plan import INVERSE, OUTGOING
@@ -36,7 +36,7 @@ class Growth:
         sites: a record of each site.
         loss: of the growth batch; None if the method needs no gradients.
         report: outputs after against before; None if not checked.
-        seconds: by phase.
+        seconds: by phase: plan, statistics, choice, verification, surgery.
     """
 
     plan: Plan
@@ -46,17 +46,8 @@ class Growth:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-def grow(
-    atlas: Atlas,
-    amounts: Mapping[Site, int],
-    method: Method,
-    rng: np.random.Generator,
-    batch: Batch | None = None,
-    slopes: Slopes | None = None,
-    outputs: Outputs | None = None,
-    form: str = "auto",
-) -> Growth:
-    """Grows sites of a live model in place.
+class GrowthStep:
+    """One growth of some sites of a live model. `run()` does it; the phases are its methods.
 
     Args:
         atlas: a survey of the model as it is.
@@ -69,53 +60,142 @@ def grow(
             form, or for gradient methods a fan-in of `NUDGE`.
         outputs: checks outputs before and after on `batch`, and undoes the growth if they differ.
         form: "outgoing", "inverse" or "auto".
-
-    Raises:
-        GrowthError: it cannot be done; the model is as it was.
     """
-    seconds: dict[str, float] = {}
-    _backend.attach_state(atlas.graph.model)
-    with _phase(seconds, "surgery"):
-        plan = make_plan(atlas, amounts, _forms(atlas, amounts, method, slopes, form))
-    solutions, loss = _solve(plan, method, rng, batch, seconds)
-    with _phase(seconds, "surgery"):
-        surgery = Surgery(plan)
-        for site, (problem, solution) in solutions.items():
-            fan_in = solution.fan_in
-            if slopes is None and site.form == OUTGOING and not fan_in.any():
-                fan_in = _nudged(plan, problem, solution)
-            _place(surgery, site, solution.fan_out, fan_in)
-    report = None
-    if outputs is not None:
-        with _phase(seconds, "verification"):
-            sample = _sample(atlas.graph.model, batch)
-            before = outputs(sample)
-    with _phase(seconds, "surgery"):
-        surgery.apply()
-    if outputs is not None:
-        with _phase(seconds, "verification"):
-            report = compare(before, outputs(sample), tolerance_of(atlas.graph.model))
-            epsilon = getattr(method, "epsilon", 0.0)
-            if not report and not epsilon:
-                surgery.undo()
+
+    def __init__(
+        self,
+        atlas: Atlas,
+        amounts: Mapping[Site, int],
+        method: Method,
+        rng: np.random.Generator,
+        batch: Batch | None = None,
+        slopes: Slopes | None = None,
+        outputs: Outputs | None = None,
+        form: str = "auto",
+    ) -> None:
+        self.atlas = atlas
+        self.model = atlas.graph.model
+        self.amounts = amounts
+        self.method = method
+        self.rng = rng
+        self.batch = batch
+        self.slopes = slopes
+        self.outputs = outputs
+        self.form = form
+        self.seconds: dict[str, float] = {}
+        self.measured: Measured | None = None
+        self.report: Report | None = None
+
+    def run(self) -> Growth:
+        """Grows the model in place.
+
+        Raises:
+            GrowthError: it cannot be done; the model is as it was.
+        """
+        _backend.attach_state(self.model)
+        phases = (self.prepare, self.measure, self.choose, self.operate, self.install)
+        for phase in phases:
+            phase()
+        sites = [_record(s, self.method, solution) for s, solution in self.solutions.items()]
+        loss = None if self.measured is None else self.measured.loss
+        return Growth(self.plan, sites, loss, self.report, self.seconds)
+
+    def prepare(self) -> None:
+        """Makes the plan and, where gradients are wanted, what computes them."""
+        with self._phase("plan"):
+            forms = _forms(self.atlas, self.amounts, self.method, self.slopes, self.form)
+            self.plan = make_plan(self.atlas, self.amounts, forms)
+            self.statistics = None
+            if self.method.needs_statistics:
+                self._check_gradients()
+                self.statistics = Statistics(self.plan)
+
+    def measure(self) -> None:
+        """One forward and backward pass for all sites."""
+        if self.statistics is not None:
+            assert self.batch is not None
+            with self._phase("statistics"):
+                self.measured = self.statistics(*self.batch)
+
+    def choose(self) -> None:
+        """Lets the method choose the new weights of every site."""
+        measured = self.measured
+        with self._phase("choice"):
+            problems = {
+                site: problem_of(site, None if measured is None else measured.matrices[site])
+                for site in self.plan.sites
+            }
+            directions = {s: self.method.directions(p, self.rng) for s, p in problems.items()}
+        steps: dict[SitePlan, np.ndarray] = {}
+        if self.statistics is not None and measured is not None and self.method.needs_steps:
+            with self._phase("statistics"):
+                wanted = {s: d.T for s, d in directions.items() if len(d)}
+                steps = self.statistics.steps(measured, wanted)
+        with self._phase("choice"):
+            self.solutions = {
+                site: self.method.solve(p, directions[site], steps.get(site), self.rng)
+                for site, p in problems.items()
+            }
+            self.surgery = Surgery(self.plan)
+            for site, solution in self.solutions.items():
+                fan_in = solution.fan_in
+                if self.slopes is None and site.form == OUTGOING and not fan_in.any():
+                    fan_in = _nudged(self.plan, problems[site], solution)
+                _place(self.surgery, site, solution.fan_out, fan_in)
+
+    def operate(self) -> None:
+        """Carries the plan out and checks that the outputs are the same, or undoes it."""
+        if self.outputs is None:
+            with self._phase("surgery"):
+                self.surgery.apply()
+            return
+        with self._phase("verification"):
+            sample = _sample(self.model, self.batch)
+            before = self.outputs(sample)
+        with self._phase("surgery"):
+            self.surgery.apply()
+        with self._phase("verification"):
+            self.report = compare(before, self.outputs(sample), tolerance_of(self.model))
+        if not self.report and not getattr(self.method, "epsilon", 0.0):
+            self.surgery.undo()
+            raise GrowthError(
+                f"Growing {', '.join(s.name for s in self.amounts)} would have changed what the "
+                f"model computes, so it was undone: {self.report}. Please report this model."
+            )
+
+    def install(self) -> None:
+        """Gives the activations that new channels pass at zero their explicit slope."""
+        if self.slopes is not None:
+            for call in self.plan.activations.values():
+                self.slopes.install(call)
+
+    def _check_gradients(self) -> None:
+        name, model = self.method.name, self.model
+        if self.batch is None:
+            raise GrowthError(
+                f"The method '{name}' looks at gradients and needs data to take them on. "
+                "Pass data=(x, y), or use method='random'."
+            )
+        if not getattr(model, "compiled", False):
+            raise GrowthError(
+                f"The method '{name}' needs the gradient of a loss, but model '{model.name}' is "
+                "not compiled. Call model.compile(optimizer, loss) first, or use method='random'."
+            )
+        for site in self.plan.sites:
+            if site.form == INVERSE:
                 raise GrowthError(
-                    f"Growing {', '.join(s.name for s in amounts)} would have changed what the "
-                    f"model computes, so it was undone: {report}. Please report this model."
+                    f"The method '{name}' cannot grow site '{site.site.name}': its activation "
+                    "does not map 0 to 0, so a zero fan-in would change the function. Use "
+                    "method='random' there, or leave it out with names=."
                 )
-    if slopes is not None:
-        for call in plan.activations.values():
-            slopes.install(call)
-    sites = [_record(site, method, solution) for site, (_, solution) in solutions.items()]
-    return Growth(plan, sites, loss, report, seconds)
 
-
-@contextmanager
-def _phase(seconds: dict[str, float], name: str) -> Iterator[None]:
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 def _forms(
@@ -132,55 +212,6 @@ def _forms(
         site: INVERSE if make_plan(atlas, {site: added}).activations else OUTGOING
         for site, added in amounts.items()
     }
-
-
-def _solve(
-    plan: Plan,
-    method: Method,
-    rng: np.random.Generator,
-    batch: Batch | None,
-    seconds: dict[str, float],
-) -> tuple[dict[SitePlan, tuple[Problem, Solution]], float | None]:
-    measured = statistics = None
-    if method.needs_statistics:
-        if batch is None:
-            raise GrowthError(
-                f"The method '{method.name}' looks at gradients and needs data to take them on. "
-                "Pass data=(x, y), or use method='random'."
-            )
-        if not getattr(plan.atlas.graph.model, "compiled", False):
-            raise GrowthError(
-                f"The method '{method.name}' needs the gradient of a loss, but model "
-                f"'{plan.atlas.graph.model.name}' is not compiled. Call model.compile(optimizer, "
-                "loss) first, or use method='random'."
-            )
-        with _phase(seconds, "statistics"):
-            for site in plan.sites:
-                if site.form == INVERSE:
-                    raise GrowthError(
-                        f"The method '{method.name}' cannot grow site '{site.site.name}': its "
-                        "activation does not map 0 to 0, so a zero fan-in would change the "
-                        "function. Use method='random' there, or leave it out with names=."
-                    )
-            statistics = Statistics(plan)
-            measured = statistics(*batch)
-    with _phase(seconds, "choice"):
-        problems = {
-            site: problem_of(site, None if measured is None else measured.matrices[site])
-            for site in plan.sites
-        }
-        directions = {site: method.directions(p, rng) for site, p in problems.items()}
-    steps: dict[SitePlan, np.ndarray] = {}
-    if statistics is not None and measured is not None and method.needs_steps:
-        with _phase(seconds, "statistics"):
-            wanted = {s: d.T for s, d in directions.items() if len(d)}
-            steps = statistics.steps(measured, wanted)
-    with _phase(seconds, "choice"):
-        solutions = {
-            site: (p, method.solve(p, directions[site], steps.get(site), rng))
-            for site, p in problems.items()
-        }
-    return solutions, None if measured is None else measured.loss
 
 
 def problem_of(site: SitePlan, matrix: np.ndarray | None) -> Problem:

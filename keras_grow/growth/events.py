@@ -49,7 +49,7 @@ class GrowthEvent:
         loss: of the growth batch before growth; None where not computed.
         deviation: largest change of any output, as a part of the outputs' scale; None if not
             checked.
-        seconds: by phase: data, statistics, choice, surgery, verification.
+        seconds: by phase: survey, data, plan, statistics, choice, verification, surgery.
         error: why nothing grew; None if all went well.
     """
 

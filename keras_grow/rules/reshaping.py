@@ -6,7 +6,6 @@ tensor, and what comes out says where every channel went.
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import keras
 import numpy as np

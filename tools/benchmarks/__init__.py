@@ -1,0 +1,1 @@
+"""Measurements of keras_grow, each comparing both sides in one process."""

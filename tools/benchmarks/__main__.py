@@ -1,0 +1,21 @@
+"""`python -m keras_grow.tools.benchmarks`: everything, or one of its parts."""
+
+import click
+
+from keras_grow.tools.benchmarks import cost, teacher_student
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def main(context: click.Context) -> None:
+    """Measure keras_grow. Without a command: all, at their quick settings."""
+    if context.invoked_subcommand is None:
+        context.invoke(cost.command)
+        context.invoke(teacher_student.command)
+
+
+main.add_command(cost.command)
+main.add_command(teacher_student.command)
+
+if __name__ == "__main__":
+    main()
