@@ -18,9 +18,9 @@ def test_pyproject_lists_every_package():
     assert setuptools["package-dir"] == {package: folder for folder, package in folders.items()}
 
 
-def test_the_names_tools_and_zoo_are_left_to_others():
+def test_tools_and_zoo_are_parts_of_keras_grow():
     import keras_grow.tools
     import keras_grow.zoo
 
-    assert pathlib.Path(keras_grow.tools.__path__[0]).name in ("tools",)
+    assert pathlib.Path(keras_grow.tools.__path__[0]) == ROOT / "tools"
     assert pathlib.Path(keras_grow.zoo.__path__[0]) == ROOT / "zoo"
