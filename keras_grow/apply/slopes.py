@@ -38,6 +38,13 @@ class Slopes:
             self._replaced[id(op)] = (op, None)
             op.call = explicit
 
+    def helps(self, call: Call) -> bool:
+        """Whether `install` gives new channels a slope at this call, or has done so."""
+        if hasattr(call.op, "activation"):
+            facts = activations.at_zero(call.op.activation)
+            return facts is not None and facts.explicit is not None
+        return id(call.op) in self._replaced or activations.explicit_call(call) is not None
+
     def remove(self, keep: "frozenset[int] | set[int]" = frozenset()) -> list[Any]:
         """Puts the plain activations back, except for ops whose id is in `keep`."""
         restored = []

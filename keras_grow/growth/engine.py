@@ -11,6 +11,7 @@ import numpy as np
 from keras_grow import _backend
 from keras_grow.apply import Slopes, Surgery
 from keras_grow.errors import GrowthError
+from keras_grow.graph import Call
 from keras_grow.growth.data import Batch
 from keras_grow.growth.events import SiteGrowth
 from keras_grow.growth.methods import Method, Problem, Solution
@@ -205,11 +206,18 @@ def _forms(
         raise GrowthError(f"form must be 'auto', 'outgoing' or 'inverse'. Received: form={form!r}")
     if form != "auto":
         return dict.fromkeys(amounts, form)
-    if slopes is not None or method.needs_statistics:
+    if method.needs_statistics:
         return dict.fromkeys(amounts, OUTGOING)
-    # Offline a neuron with zero fan-in behind relu would never train: leave its fan-out zero.
+
+    def never_trains(call: Call) -> bool:
+        return slopes is None or not slopes.helps(call)
+
+    # A neuron with zero fan-in would never train where nothing gives it a slope at zero (offline
+    # behind relu; always behind tanh_shrink, or multiplied by itself): leave its fan-out zero.
     return {
-        site: INVERSE if make_plan(atlas, {site: added}).activations else OUTGOING
+        site: INVERSE
+        if any(never_trains(c) for c in make_plan(atlas, {site: added}).activations.values())
+        else OUTGOING
         for site, added in amounts.items()
     }
 

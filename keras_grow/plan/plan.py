@@ -119,7 +119,7 @@ class Plan:
         edits: every axis of every variable that changes.
         tensors: the grown tensors of the graph, as (ref, axis, new size).
         setters: what else depends on the number of channels (config fields), by op.
-        activations: calls of activations that the new channels pass at zero.
+        activations: calls that may give the new channels, which pass them at zero, no gradient.
         states: channels by tensor, with the values of new entries at growth.
     """
 

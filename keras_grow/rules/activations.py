@@ -140,7 +140,7 @@ def through(
 
 
 def _after(space: Space, call: Call, channels: Channels, facts: AtZero) -> Channels:
-    if facts.explicit is not None:
+    if facts.explicit is not None or facts.slope == 0:
         space.activation(call, channels)
     return channels.mapped(lambda v: np.where(v == 0, facts.value, UNKNOWN))
 

@@ -92,7 +92,7 @@ class Space(Protocol):
         """Something besides weights depends on the number of channels; `setter` changes it."""
 
     def activation(self, call: Call, channels: Channels) -> None:
-        """The channels pass an activation that may need an explicit slope at zero."""
+        """At zero the channels may get no gradient through the call: a kink, a slope of 0."""
 
     def refuse(self, call: Call, channels: Sequence[Channels | None], reason: str) -> None:
         """The channels cannot pass: raises in a plan, marks them when sites are looked for."""

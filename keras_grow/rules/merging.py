@@ -77,12 +77,16 @@ class Join(Rule):
             return [None]
         joined = space.join(call, parts)
         new = joined.labels < 0
+        self.note(call, joined, parts, space)
         known = [np.full(len(joined), UNKNOWN) if v is None else v.values for v in values]
         with np.errstate(invalid="ignore"):
             result = np.where(new, reduce(self._pair, known), 0.0)
         if self.kind == "average":
             result = result / len(known)
         return [Channels(axis, joined.labels, result)]
+
+    def note(self, call: Call, joined: Channels, parts: list[Channels], space: Space) -> None:
+        """Says where new channels get no gradient; sums and extrema pass one on."""
 
     def _pair(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return self.combine(a, b)
@@ -137,6 +141,11 @@ class Join(Rule):
 
 
 class ProductJoin(Join):
+    def note(self, call: Call, joined: Channels, parts: list[Channels], space: Space) -> None:
+        zero = sum(((x.labels < 0) & (x.values == 0)).astype(int) for x in parts)
+        if np.any(zero > 1):  # the derivative by each factor is the other one, which is 0
+            space.activation(call, joined)
+
     def _pair(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         zero = (a == 0) | (b == 0)  # a zero on one side is enough, whatever the other is
         return np.where(zero, 0.0, a * b)
@@ -155,7 +164,9 @@ class ProductJoin(Join):
             elif np.isnan(value):
                 raise NoSlope(f"{call!r} multiplies by new channels whose value is not known")
             elif value == 0.0:
-                tensor = tensor * 0.0
+                raise NoSlope(
+                    f"{call!r} multiplies new channels with each other, and both are 0"
+                )
             else:
                 tensor = tensor * value
         return tensor
