@@ -1,7 +1,7 @@
 """The public functions: where a model can grow, what it would take, and doing it."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -13,6 +13,12 @@ from keras_grow.growth.engine import Growth, GrowthStep
 from keras_grow.growth.outputs import Outputs
 from keras_grow.plan import Atlas, Plan, Refusal, Site, make_plan, survey
 from keras_grow.plan.cost import graph_flops
+
+
+@overload
+def sites(model: Any, refused: Literal[False] = False) -> list[Site]: ...
+@overload
+def sites(model: Any, refused: Literal[True]) -> list[Refusal]: ...
 
 
 def sites(model: Any, refused: bool = False) -> list[Site] | list[Refusal]:

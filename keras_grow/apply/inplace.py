@@ -7,6 +7,7 @@ and sub-model the user holds stays valid.
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import keras
@@ -87,10 +88,10 @@ class Surgery:
         keys = [_keras.optimizer_keys(optimizer) for optimizer in active]
         for optimizer, own_keys in zip(active, keys, strict=True):
             # Runs last when undoing, after the variables are back.
-            self._undo.append(lambda o=optimizer, k=own_keys: _keras.set_optimizer_keys(o, k))
+            self._undo.append(partial(_keras.set_optimizer_keys, optimizer, own_keys))
         for variable, value in changes:
             before = _keras.variable_state(variable)
-            self._undo.append(lambda v=variable, s=before: _keras.restore_variable(v, s))
+            self._undo.append(partial(_keras.restore_variable, variable, before))
             _keras.reinitialize(variable, value)
         for optimizer, before_keys in zip(active, keys, strict=True):
             _keras.set_optimizer_keys(optimizer, _keras.optimizer_keys(optimizer), before_keys)
@@ -102,9 +103,7 @@ class Surgery:
             before = _keras.snapshot(op)
             config = _keras.auto_config(op)
             config_before = None if config is None else dict(config)
-            self._undo.append(
-                lambda o=op, b=before, c=config, d=config_before: self._restore(o, b, c, d)
-            )
+            self._undo.append(partial(self._restore, op, before, config, config_before))
             setter()
 
     @staticmethod
@@ -136,12 +135,12 @@ class Surgery:
                 for layer, ref in zip(layers, entry, strict=True):
                     if ref in grown and isinstance(layer, keras.layers.InputLayer):
                         shape = layer.batch_shape
-                        self._undo.append(lambda la=layer, sh=shape: _keras.set_batch_shape(la, sh))
+                        self._undo.append(partial(_keras.set_batch_shape, layer, shape))
                         _keras.set_batch_shape(layer, _resized(shape, *grown[ref]))
         for ref, (axis, size) in grown.items():
             for tensor in ref.tensors:
                 before = tuple(tensor.shape)
-                self._undo.append(lambda t=tensor, b=before: _keras.set_shape(t, b))
+                self._undo.append(partial(_keras.set_shape, tensor, before))
                 _keras.set_shape(tensor, _resized(before, axis, size))
 
     def _layer_shapes(
@@ -164,7 +163,7 @@ class Surgery:
             _keras.set_build_shapes(layer, new_shapes)
 
     def _refresh(self, model: Any) -> None:
-        """Everything that is derived from the variables: backend bookkeeping, compiled functions."""
+        """What is derived from the variables: backend bookkeeping, compiled functions."""
         layers = self._touched()
         _backend.after_variables_changed([*layers, *_keras.sublayers(model)])
         users = _keras.models_using(layers) if _backend.traces_hold_variables() else []

@@ -268,9 +268,13 @@ def top_directions(matrix: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     m, n = matrix.shape
     k = min(k, m, n)
     gram = matrix.T @ matrix if n <= m else matrix @ matrix.T
-    squares, vectors = linalg.eigh(gram)
+    size = len(gram)
+    if size == 0:
+        return np.zeros(0), np.zeros((0, n))
+    squares = linalg.eigvalsh(gram)
+    _, vectors = linalg.eigh(gram, subset_by_index=[size - k, size - 1])
     values = np.sqrt(np.maximum(squares[::-1], 0.0))
-    top = vectors[:, ::-1][:, :k].T
+    top = vectors[:, ::-1].T
     if n > m:
         top = _unit(top @ matrix)
     largest = np.take_along_axis(top, np.abs(top).argmax(axis=1)[:, None], axis=1)

@@ -92,6 +92,7 @@ class Selector:
 
     def _targets(self, atlas: Atlas) -> dict[str, int]:
         """Target widths by site name."""
+        assert isinstance(self.amount, Mapping)
         targets: dict[str, int] = {}
         growable = {p for s in atlas.sites for p in s.producers} | {s.name for s in atlas.sites}
         for name, width in self.amount.items():

@@ -213,9 +213,7 @@ class Statistics:
                 for slot, a, b in zip(site.writes, offsets[:-1], offsets[1:], strict=True):
                     if slot.producer.call.op is call.op:
                         x = context.actual(call.inputs[0])
-                        columns, axis = rule_for(call.op).patches(call, x)
-                        moved = ops.moveaxis(columns, axis, -1)
-                        pre = ops.moveaxis(ops.matmul(moved, fan_in[a:b]) * sign, -1, axis)
+                        pre, axis = rule_for(call.op).respond(call, x, sign * fan_in[a:b])
                         return Shadow(pre, axis, np.arange(v.shape[1]))
                 return None
 

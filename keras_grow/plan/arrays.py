@@ -11,7 +11,7 @@ from keras_grow.plan.plan import Edit
 def take(value: np.ndarray, axis: int, labels: np.ndarray, fill: float = 0.0) -> np.ndarray:
     """Moves the entries along one axis to where `labels` says; new entries are `fill`."""
     axis %= value.ndim
-    index = (slice(None),) * axis
+    index: tuple = (slice(None),) * axis
     if not (labels < 0).any():
         return np.take(value, labels, axis=axis)
     result = np.full(

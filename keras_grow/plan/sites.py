@@ -228,8 +228,8 @@ class Atlas:
             for c in np.unique(self.component[reader.ids]).tolist():
                 readers.setdefault(c, []).append(reader)
         sites = []
-        for who, classes in groups.items():
-            site = self._site([producers[i] for i in who], np.array(classes), readers)
+        for together, classes in groups.items():
+            site = self._site([producers[i] for i in together], np.array(classes), readers)
             if site is not None:
                 sites.append(site)
         self._name(sites)

@@ -46,24 +46,24 @@ class AtZero:
     explicit: Callable | None = None
 
 
-def _relu(x: Any, negative_slope: float = 0.0, max_value: Any = None, threshold: float = 0.0):
+def _relu(x: Any, negative_slope: float = 0.0, max_value: float | None = None) -> Any:
     low = x * negative_slope if negative_slope else ops.zeros_like(x)
     y = ops.where(x < 0, low, x)  # x = 0 takes the branch of slope 1; NaN stays NaN
     return y if max_value is None else ops.where(x > max_value, ops.full_like(x, max_value), y)
 
 
-def _relu6(x: Any):
+def _relu6(x: Any) -> Any:
     return _relu(x, max_value=6.0)
 
 
-def _leaky_relu(x: Any, negative_slope: float = 0.2):
+def _leaky_relu(x: Any, negative_slope: float = 0.2) -> Any:
     return _relu(x, negative_slope=negative_slope)
 
 
 _SELU_SCALE, _SELU_ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
 
 
-def _selu(x: Any):
+def _selu(x: Any) -> Any:
     # expm1 of a positive number may overflow to inf, whose gradient would be NaN: clip first.
     low = _SELU_SCALE * _SELU_ALPHA * ops.expm1(ops.minimum(x, 0.0))
     return ops.where(x < 0, low, _SELU_SCALE * x)
@@ -177,6 +177,10 @@ class Elementwise(Rule):
         return [Shadow(shadow_through(call, x.tensor, facts, context), x.axis, x.ids)]
 
 
+def _always(facts: AtZero) -> Elementwise:
+    return Elementwise(lambda call: facts)
+
+
 def _activation_layer(call: Call) -> AtZero | str:
     facts = at_zero(call.op.activation)
     if facts is None:
@@ -198,7 +202,7 @@ def relu_facts(negative_slope: float, max_value: float | None, threshold: float)
     if max_value == 0:
         return AtZero(0.0, 0.0)
 
-    def explicit(x: Any):
+    def explicit(x: Any) -> Any:
         return _relu(x, negative_slope=negative_slope, max_value=max_value)
 
     return AtZero(0.0, 1.0, negative_slope, explicit)
@@ -219,7 +223,7 @@ register_instance(
     keras.layers.LeakyReLU,
     "ops.LeakyRelu",
 )
-register_instance(Elementwise(lambda call: AtZero(0.0, 1.0)), keras.layers.ELU)
+register_instance(_always(AtZero(0.0, 1.0)), keras.layers.ELU)
 
 _OPS = {
     "Relu": act.relu, "Relu6": act.relu6, "Selu": act.selu, "Elu": act.elu, "Celu": act.celu,
@@ -231,7 +235,7 @@ _OPS = {
     "LogSigmoid": act.log_sigmoid, "Exp": act.exponential,
 }  # fmt: skip
 for _name, _function in _OPS.items():
-    register_instance(Elementwise(lambda call, f=AT_ZERO[_function]: f), f"ops.{_name}")
+    register_instance(_always(AT_ZERO[_function]), f"ops.{_name}")
 
 for _name, _facts in {
     "Sin": AtZero(0.0, 1.0),
@@ -246,7 +250,7 @@ for _name, _facts in {
     "Cast": AtZero(0.0, 1.0),
     "Copy": AtZero(0.0, 1.0),
 }.items():
-    register_instance(Elementwise(lambda call, f=_facts: f), f"ops.{_name}")
+    register_instance(_always(_facts), f"ops.{_name}")
 
 
 @register(keras.layers.PReLU)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from keras import ops
 
 from keras_grow.graph import Call, Ref
 
@@ -97,9 +98,6 @@ class Space(Protocol):
     def refuse(self, call: Call, channels: Sequence[Channels | None], reason: str) -> None:
         """The channels cannot pass: raises in a plan, marks them when sites are looked for."""
 
-    def shapes(self, call: Call) -> list[tuple]:
-        """The present shapes of the call's inputs."""
-
 
 @dataclass(frozen=True)
 class Shadow:
@@ -153,6 +151,16 @@ class Rule:
             in the order of the kernel with its output axis dropped; and that axis.
         """
         raise NotImplementedError
+
+    def respond(self, call: Call, x: Any, fan_in: Any) -> tuple[Any, int]:
+        """For a producer: the pre-activations of new channels; and their channel axis.
+
+        Args:
+            fan_in: (fan-in entries, new channels), entries in the order of `patches`.
+        """
+        columns, axis = self.patches(call, x)
+        moved = ops.moveaxis(columns, axis, -1)
+        return ops.moveaxis(ops.matmul(moved, fan_in), -1, axis), axis
 
     def correlate(self, call: Call, shadow: Shadow, gradient: Any) -> tuple[Any, np.ndarray]:
         """For a consumer: the gradient by the kernel rows that would read the shadow.

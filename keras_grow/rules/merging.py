@@ -56,7 +56,8 @@ class Join(Rule):
         if any(x.axis != axis for x in grown):
             space.refuse(call, inputs, "joins tensors whose channels lie on different axes")
             return [None]
-        parts, values = [], []
+        parts: list[Channels] = []
+        values: list[Channels | None] = []
         for x, ref in zip(shifted, call.inputs, strict=True):
             own = axis - (rank - ref.rank)
             broadcast = own < 1 or ref.shape[own] == 1
@@ -67,11 +68,9 @@ class Join(Rule):
                     f"joins the channels with {_origin(ref)}, whose channels cannot grow with them",
                 )
                 return [None]
-            if broadcast:
-                values.append(None)
-            else:
+            values.append(None if broadcast else x)
+            if x is not None and not broadcast:
                 parts.append(x)
-                values.append(x)
         if not parts:
             space.refuse(call, grown, "broadcasts a single channel, which must stay single")
             return [None]

@@ -1,6 +1,6 @@
 """Layers that normalise or scale every channel by itself."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -31,7 +31,7 @@ class BatchNormalizationRule(Rule):
     channel is centred over the batch and multiplied by 1 / sqrt(epsilon) (paper, appendix C).
     """
 
-    FILLS = {
+    FILLS: ClassVar[dict[str, float]] = {
         "gamma": 1.0, "beta": 0.0, "moving_mean": 0.0, "moving_variance": 1.0,
         "moving_stddev": 1.0, "renorm_mean": 0.0, "renorm_stddev": 1.0,
     }  # fmt: skip

@@ -21,7 +21,7 @@ from keras_grow.rules.base import (
     channel_axis,
     register,
 )
-from keras_grow.rules.windows import as_rows, im2col, spread, taps
+from keras_grow.rules.windows import as_rows, im2col, padding_of, spread, taps
 
 layers = keras.layers
 
@@ -153,6 +153,18 @@ class ConvRule(ConvBase):
         axis = self.axis(call)
         return im2col(x, axis, **self.window(call)), axis
 
+    def respond(self, call: Call, x: Any, fan_in: Any) -> tuple[Any, int]:
+        layer, axis = call.op, self.axis(call)
+        padding = layer.padding
+        if padding == "causal":
+            pads = [(0, 0)] * 3
+            (size,), (dilation,) = layer.kernel_size, layer.dilation_rate
+            pads[3 - axis] = padding_of(None, size, 1, dilation, padding)
+            x, padding = ops.pad(x, pads), "valid"
+        kernel = ops.reshape(fan_in, (*layer.kernel_size, x.shape[axis], -1))
+        y = ops.conv(x, kernel, layer.strides, padding, layer.data_format, layer.dilation_rate)
+        return y, axis
+
     def correlate(self, call: Call, shadow: Shadow, gradient: Any) -> tuple[Any, np.ndarray]:
         layer, axis = call.op, shadow.axis
         if layer.groups > 1:
@@ -161,6 +173,12 @@ class ConvRule(ConvBase):
                 "direction is not computed; use method='random'"
             )
         axes = [a for a in range(1, len(shadow.tensor.shape)) if a != axis]
+        count = len(shadow.ids)
+        if count < gradient.shape[axis]:  # spread out the side with fewer channels
+            columns = as_rows(im2col(shadow.tensor, axis, **self.window(call)), axis)
+            product = _backend.matrix_product(columns, as_rows(gradient, axis))
+            product = ops.reshape(product, (*layer.kernel_size, count, -1))
+            return ops.moveaxis(product, -2, 0), shadow.ids
         sizes = [shadow.tensor.shape[a] for a in axes]
         cells = list(spread(gradient, axes, sizes, **self.window(call)))
         moved = cells[0] if len(cells) == 1 else ops.concatenate(cells, axis=axis)
