@@ -37,9 +37,7 @@ def gradient_by(model, x, y, variables: list) -> Callable[[], list[np.ndarray]]:
 
         return lambda: [
             np.asarray(g)
-            for g in run(
-                [v.value for v in every], [v.value for v in model.non_trainable_variables]
-            )
+            for g in run([v.value for v in every], [v.value for v in model.non_trainable_variables])
         ]
     from keras_grow import _keras
 
@@ -76,18 +74,17 @@ def old_part(moved: np.ndarray, edit, plan) -> np.ndarray:
     return moved
 
 
-def mixed_second_derivative(model, x, y, plan) -> np.ndarray:
+def mixed_second_derivative(run, plan) -> np.ndarray:
     """M of a grown model, column by column, as `keras_grow` orders it.
 
     Args:
-        plan: of a growth of one site by one neuron, carried out on `model`.
+        run: `gradient_by` the kernels of the site's producers.
+        plan: of a growth of one site that has been carried out, its new fan-out all zero.
 
     Returns:
         (fan-in entries, fan-out entries).
     """
     (site,) = plan.sites
-    kernels = [w.edit.variable for w in site.writes]
-    run = gradient_by(model, x, y, kernels)
     columns = []
     for slot in site.reads:
         kernel = slot.edit.variable

@@ -6,8 +6,8 @@ import pytest
 from keras import layers as L
 
 import keras_grow as kg
-from keras_grow.growth.statistics import Statistics
-from keras_grow.plan import make_plan, survey
+from keras_grow.growth.engine import GrowthStep
+from keras_grow.plan import survey
 from tests.growth.autodiff import gradient_by, mixed_second_derivative
 
 K = 2
@@ -161,33 +161,36 @@ def prepare(build):
 def test_gradient_of_new_fan_in_is_the_largest_possible(case):
     model, x, y = prepare(CASES[case])
     atlas = survey(model)
-    statistics = Statistics(make_plan(atlas, {atlas.find("p"): 1}))
-    width = atlas.find("p").width
-    ours = statistics(x, y).matrices[statistics.plan.sites[0]]
+    step = GrowthStep(
+        atlas,
+        {atlas.find("p"): K},
+        kg.methods.GradMax(),
+        np.random.default_rng(0),
+        (x, y, None),
+        kg.Slopes(),
+    )
+    done = step.run()
+    (site,) = done.plan.sites
+    ours = step.measured.matrices[site]
 
-    slopes = kg.Slopes()
-    done = kg.grow_(model, {"p": width + 1}, method="random", seed=0, slopes=slopes)
-    zero_new_fan_out(done.plan.sites[0])
-    true = mixed_second_derivative(model, x, y, done.plan)
-    assert ours.shape == true.shape
-    best = np.linalg.svd(true, compute_uv=False)[:K]
-
-    # What is really had: grow the original by K with GradMax and let the backend differentiate.
-    model, x, y = prepare(CASES[case])
-    slopes = kg.Slopes()
-    done = kg.grow_(model, {"p": width + K}, method="gradmax", data=(x, y), seed=0, slopes=slopes)
-    site = done.plan.sites[0]
+    # What is really had: the backend differentiates the grown model.
     kernels = [w.edit.variable for w in site.writes]
+    run = gradient_by(model, x, y, kernels)
     had = [
-        np.moveaxis(g, w.edit.axis, 0)[w.columns]
-        for g, w in zip(gradient_by(model, x, y, kernels)(), site.writes, strict=True)
+        np.moveaxis(g, w.edit.axis, 0)[w.columns] for g, w in zip(run(), site.writes, strict=True)
     ]
     norm = np.sqrt(sum(float((g**2).sum()) for g in had))
+    np.testing.assert_allclose(done.sites[0].gradient_norm, norm, rtol=1e-2)
+
+    # What could be had under the same constraint.
     fan_out = [np.moveaxis(np.array(s.edit.variable), s.edit.axis, 0)[s.rows] for s in site.reads]
     per_neuron = np.sqrt(sum((f.reshape(K, -1) ** 2).sum(axis=1) for f in fan_out))
-    np.testing.assert_allclose(per_neuron, per_neuron[0], rtol=1e-4)  # the same constraint
+    np.testing.assert_allclose(per_neuron, per_neuron[0], rtol=1e-4)
+    zero_new_fan_out(site)
+    true = mixed_second_derivative(run, done.plan)
+    best = np.linalg.svd(true, compute_uv=False)[:K]
     assert norm >= 0.99 * per_neuron[0] * np.sqrt((best**2).sum())
-    np.testing.assert_allclose(done.sites[0].gradient_norm, norm, rtol=1e-2)
+    assert ours.shape == true.shape
     np.testing.assert_allclose(ours, true, atol=2e-4 * np.abs(true).max())
 
 
