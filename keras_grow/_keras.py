@@ -257,6 +257,16 @@ def drop_compiled(model: Any) -> None:
         model.make_train_function(force=True)
 
 
+def early_stoppings(callback: Any) -> list:
+    """The `EarlyStopping` callbacks of the `fit` that `callback` takes part in.
+
+    Keras gives a callback no way to the others, so the lists it stands in are looked for.
+    """
+    lists = [holder for holder in gc.get_referrers(callback) if isinstance(holder, list)]
+    found = {id(c): c for holder in lists for c in holder}
+    return [c for c in found.values() if isinstance(c, keras.callbacks.EarlyStopping)]
+
+
 # --- layers ------------------------------------------------------------------------------------
 
 

@@ -51,9 +51,9 @@ class Surgery:
             self._sizes()
             self._shapes()
             self._refresh(model)
-        except Exception as error:
+        except BaseException as error:  # an interrupt must not leave half a model either
             self.undo()
-            if isinstance(error, GrowthError):
+            if isinstance(error, GrowthError) or not isinstance(error, Exception):
                 raise
             names = ", ".join(s.site.name for s in self.plan.sites)
             raise GrowthError(
@@ -69,12 +69,29 @@ class Surgery:
             self._undo.pop()()
         self._refresh(self.plan.atlas.graph.model)
 
+    def grown(self, variables: list[Any], values: list[np.ndarray]) -> list[np.ndarray]:
+        """Earlier values of the model's variables, grown as the variables were.
+
+        A model with the grown values computes what it computed with the earlier ones.
+        """
+        edits = self._edits()
+        return [
+            grown_value(value, edits[id(variable)], self.fan_out, self.fan_in)
+            if id(variable) in edits
+            else value
+            for variable, value in zip(variables, values, strict=True)
+        ]
+
     # --- the steps of apply ----------------------------------------------------------------------
 
-    def _variables(self, model: Any) -> None:
+    def _edits(self) -> dict[int, list[Edit]]:
         edits: dict[int, list[Edit]] = {}
         for edit in self.plan.edits:
             edits.setdefault(id(edit.variable), []).append(edit)
+        return edits
+
+    def _variables(self, model: Any) -> None:
+        edits = self._edits()
         changes: list[tuple[Any, np.ndarray]] = []
         values: dict[int, np.ndarray] = {}
         for own in edits.values():

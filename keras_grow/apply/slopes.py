@@ -29,7 +29,8 @@ class Slopes:
             facts = activations.at_zero(op.activation)
             if facts is None or facts.explicit is None:
                 return
-            self._replaced[id(op)] = (op, op.activation)
+            # Where a fit that ended in an error left an explicit form, its plain one is meant.
+            self._replaced[id(op)] = (op, activations.plain(op.activation))
             op.activation = facts.explicit
         else:
             explicit = activations.explicit_call(call)

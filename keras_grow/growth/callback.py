@@ -105,6 +105,7 @@ class GrowthCallback(keras.callbacks.Callback):
         self._grown: set[str] = set()
         self._slopes = Slopes()
         self._outputs: Outputs | None = None
+        self._stoppings: list[Any] = []
         self._epoch = 0
         self._epoch_start = 0
 
@@ -139,7 +140,8 @@ class GrowthCallback(keras.callbacks.Callback):
             self._initial.setdefault(site.name, site.width)
         self.selector.candidates(atlas)
         self._outputs = Outputs(atlas.graph) if self.verify else None
-        self._slopes = Slopes()
+        self._stoppings = _keras.early_stoppings(self)
+        self._slopes.remove()  # of a fit that ended in an error, where `on_train_end` is not called
         for call in atlas.graph.calls:
             if call.path in self._grown:
                 self._slopes.install(call)
@@ -154,9 +156,14 @@ class GrowthCallback(keras.callbacks.Callback):
         # `batch` is the last step of the block when steps_per_execution is more than 1.
         self.step = self._epoch_start + batch + 1
         if self.schedule.due(self.step, self._count):
-            self._grow()
+            try:
+                self._grow()
+            except BaseException:
+                self.on_train_end()  # which Keras does not call when `fit` ends in an error
+                raise
 
     def on_train_end(self, logs: dict | None = None) -> None:
+        self._stoppings = []
         if self._slopes.remove():
             _keras.drop_compiled(self._model)
 
@@ -184,10 +191,9 @@ class GrowthCallback(keras.callbacks.Callback):
             flops_after=graph_flops(atlas.graph),
         )
         rng = np.random.default_rng([self.seed, self._count])
+        step = GrowthStep(atlas, amounts, self.method, rng, batch, self._slopes, self._outputs)
         try:
-            done = GrowthStep(
-                atlas, amounts, self.method, rng, batch, self._slopes, self._outputs
-            ).run()
+            done = step.run()
         except Exception as error:
             if self.on_failure == "raise" or not _backend.is_machine_fault(error):
                 raise
@@ -199,6 +205,11 @@ class GrowthCallback(keras.callbacks.Callback):
                 stacklevel=2,
             )
             return
+        for stopping in self._stoppings:
+            if stopping.best_weights is not None:
+                # They have the old shapes; restoring them would fail halfway.
+                kept = step.surgery.grown(model.weights, stopping.best_weights)
+                stopping.best_weights = kept
         self._grown |= {call.path for call in done.plan.activations.values()}
         event.sites = done.sites
         event.loss = done.loss
