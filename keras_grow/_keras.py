@@ -343,6 +343,13 @@ def pad_width(op: Any, rank: int) -> list[tuple[int, int]]:
     return [tuple(p) for p in np.broadcast_to(np.asarray(op.pad_width), (rank, 2)).tolist()]
 
 
+def pad_constant(node: Any) -> float:
+    """What an `ops.pad` call pads with."""
+    args, kwargs = node_arguments(node)
+    value = args[1] if len(args) > 1 else kwargs.get("constant_values")
+    return 0.0 if value is None else float(np.asarray(value).reshape(()))
+
+
 def remove_instance_call(op: Any) -> None:
     """Takes an overriding `call` off one object, so that its class's own is used again."""
     del op.call

@@ -172,7 +172,10 @@ class Statistics:
             values = state.values[state.labels < 0]
             return float(values[0]) if (values == values[0]).all() else float("nan")
 
-        return ShadowContext(directional, tensors.__getitem__, value)
+        def axis(ref: Ref) -> int:
+            return self.plan.states[ref].axis
+
+        return ShadowContext(directional, tensors.__getitem__, value, axis)
 
     def _matrix(self, site: SitePlan, record: Any) -> Any:
         """M of one site: rows by producer, columns by free consumer."""

@@ -376,11 +376,12 @@ class _Drafting:
         return Channels(axis, np.concatenate(labels), np.concatenate(values))
 
     def rearrange(
-        self, call: Call, channels: Channels, transform: Callable[[np.ndarray], np.ndarray]
+        self, call: Call, channels: Channels, transform: Callable[[np.ndarray, int], np.ndarray]
     ) -> Channels | None:
+        axis = self.atlas.axes[call.outputs[0]]
         old_in = call.inputs[0].shape[1:]
         # Old positions of the output, by old position of the input.
-        moved = transform(np.arange(int(np.prod(old_in))).reshape(old_in))
+        moved = transform(np.arange(int(np.prod(old_in))).reshape(old_in), axis)
         place = np.empty(moved.size, dtype=np.int64)
         place[moved.ravel()] = np.arange(moved.size)
         # The grown input: old positions, or labels of new channels.
@@ -396,8 +397,8 @@ class _Drafting:
             np.ravel_multi_index(np.broadcast_arrays(*index), old_in), new_in
         )
         value = np.broadcast_to(channels.values.reshape(shape), new_in)
-        result = transform(np.where(label < 0, label, position))
-        values = transform(np.where(label < 0, value, 0.0))
+        result = transform(np.where(label < 0, label, position), axis)
+        values = transform(np.where(label < 0, value, 0.0), axis)
         # Back to an index along one axis of the output.
         new = result < 0
         coordinates = np.unravel_index(place[np.maximum(result, 0)], moved.shape)
@@ -406,15 +407,14 @@ class _Drafting:
             here = np.arange(size).reshape([-1 if a == b else 1 for b in range(result.ndim)])
             if size != moved.shape[a] or ((coordinate != here) & ~new).any():
                 changed.append(a)
-        if len(changed) != 1:
+        if changed != [axis - 1]:
             self.refuse(call, [channels], "spreads the growth over several axes")
-        axis = changed[0]
-        labels = np.where(new, result, coordinates[axis])
-        others = tuple(a for a in range(result.ndim) if a != axis)
-        line = tuple(slice(None) if a == axis else 0 for a in range(result.ndim))
+        labels = np.where(new, result, coordinates[axis - 1])
+        others = tuple(a for a in range(result.ndim) if a != axis - 1)
+        line = tuple(slice(None) if a == axis - 1 else 0 for a in range(result.ndim))
         if (labels != np.expand_dims(labels[line], others)).any():
             self.refuse(call, [channels], "spreads the growth over several axes")
-        return Channels(axis + 1, labels[line], np.where(labels[line] < 0, values[line], 0.0))
+        return Channels(axis, labels[line], np.where(labels[line] < 0, values[line], 0.0))
 
     def attribute(self, call: Call, channels: Channels, setter: Callable[[], None]) -> None:
         self.setters[id(call.op)] = (call.op, setter)

@@ -109,12 +109,14 @@ class Atlas:
         graph: the model's flattened graph.
         sites: what can grow, in the order of the graph.
         producers: all layers that make channels, growable or not.
+        axes: where the channels of every tensor lie that has some.
     """
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.producers: dict[int, Producer] = {}
         self.readers: dict[tuple, Reader] = {}
+        self.axes: dict[Ref, int] = {}
         self._search = _Search(self)
         self._search.run()
         self.component = self._search.components()
@@ -318,6 +320,7 @@ class _Search:
         for call in graph.calls:
             outputs = rule_for(call.op).flow(call, [env[r] for r in call.inputs], self)
             env.update(zip(call.outputs, outputs, strict=True))
+        self.atlas.axes = {ref: c.axis for ref, c in env.items() if c is not None}
         self._sharing(env)
         for ref in graph.outputs:
             channels = env[ref]
@@ -415,23 +418,38 @@ class _Search:
         return Channels.of(axis, np.concatenate(labels))
 
     def rearrange(
-        self, call: Call, channels: Channels, transform: Callable[[np.ndarray], np.ndarray]
+        self, call: Call, channels: Channels, transform: Callable[[np.ndarray, int], np.ndarray]
     ) -> Channels | None:
-        dims = call.inputs[0].shape[1:]
-        shape = [1] * len(dims)
-        shape[channels.axis - 1] = len(channels)
-        result = transform(np.broadcast_to(channels.labels.reshape(shape), dims))
-        varying = [a for a in range(result.ndim) if (result != np.take(result, [0], axis=a)).any()]
-        if len(varying) > 1:
+        dims = list(call.inputs[0].shape[1:])
+        result = transform(_along(channels.labels, channels.axis, dims), 1)
+        varying = _varying(result)
+        if not varying:
+            varying = self._lone(channels, dims, result.shape, transform)
+        if len(varying) != 1:
             self.refuse(
                 call,
                 [channels],
                 "splits the channels over several axes, so they no longer lie along one",
             )
             return None
-        axis = varying[0] if varying else channels.axis - 1
+        (axis,) = varying
         index = tuple(slice(None) if a == axis else 0 for a in range(result.ndim))
         return Channels.of(axis + 1, result[index])
+
+    @staticmethod
+    def _lone(
+        channels: Channels, dims: list[int], shape: tuple[int, ...], transform: Callable
+    ) -> list[int]:
+        """The axis of a single channel: where it would lie if there were two of it."""
+        size = dims[channels.axis - 1]
+        twice = list(dims)
+        twice[channels.axis - 1] *= 2
+        sample = _along(np.tile([0, 1], size), channels.axis, twice)
+        # More than one axis may do; an axis of just the channel is the natural one.
+        for axis in sorted(range(len(shape)), key=lambda a: (shape[a] != size, -a)):
+            if _varying(transform(sample, axis + 1)) == [axis]:
+                return [axis]
+        return []
 
     def attribute(self, call: Call, channels: Channels, setter: Callable[[], None]) -> None:
         self._once((id(call.op), "attribute"), channels.labels, call)
@@ -443,6 +461,17 @@ class _Search:
         for c in channels:
             if c is not None:
                 self.blocked.append((c.labels, call, reason))
+
+
+def _along(labels: np.ndarray, axis: int, dims: Sequence[int]) -> np.ndarray:
+    """Labels along an axis (batch included) of one sample."""
+    shape = [1] * len(dims)
+    shape[axis - 1] = len(labels)
+    return np.broadcast_to(labels.reshape(shape), dims)
+
+
+def _varying(sample: np.ndarray) -> list[int]:
+    return [a for a in range(sample.ndim) if (sample != np.take(sample, [0], axis=a)).any()]
 
 
 def survey(model: Any) -> Atlas:

@@ -85,9 +85,13 @@ class Space(Protocol):
         """The channels of the parts one after another."""
 
     def rearrange(
-        self, call: Call, channels: Channels, transform: Callable[[np.ndarray], np.ndarray]
+        self, call: Call, channels: Channels, transform: Callable[[np.ndarray, int], np.ndarray]
     ) -> Channels | None:
-        """The channels after `transform`, a NumPy function on one sample of any channel count."""
+        """The channels after `transform`.
+
+        That is a NumPy function of one sample with any number of channels, and of the axis which
+        they have in the result, batch included.
+        """
 
     def attribute(self, call: Call, channels: Channels, setter: Callable[[], None]) -> None:
         """Something besides weights depends on the number of channels; `setter` changes it."""
@@ -120,11 +124,13 @@ class ShadowContext:
             the linear map.
         actual: the real tensor of a `Ref` in the present forward pass.
         value: the value of the new channels of a `Ref` at growth; None where it has none.
+        axis: where the channels of a `Ref` lie that is reached by new ones.
     """
 
     directional: bool
     actual: Callable[[Ref], Any]
     value: Callable[[Ref], float | None]
+    axis: Callable[[Ref], int]
 
 
 class NoSlope(Exception):

@@ -163,9 +163,7 @@ class ProductJoin(Join):
             elif np.isnan(value):
                 raise NoSlope(f"{call!r} multiplies by new channels whose value is not known")
             elif value == 0.0 and context.value(call.inputs[i]) == 0.0:
-                raise NoSlope(
-                    f"{call!r} multiplies new channels with each other, and both are 0"
-                )
+                raise NoSlope(f"{call!r} multiplies new channels with each other, and both are 0")
             else:
                 tensor = tensor * value
         return tensor

@@ -171,6 +171,8 @@ class ReduceRule(Rule):
         kept = x.axis if call.op.keepdims else x.axis - sum(a < x.axis for a in axes)
         if call.kind == "Sum":
             x = x.mapped(lambda v: np.where(v == 0, 0.0, UNKNOWN))
+        elif call.kind == "Max" and call.op.initial is not None:
+            x = x.mapped(lambda v: np.maximum(v, float(call.op.initial)))
         return [x.at(kept)]
 
     def _axes(self, call: Call) -> list[int]:
@@ -203,7 +205,8 @@ class PadOpRule(Rule):
         if call.op.mode != "constant" or any(widths[x.axis]):
             space.refuse(call, [x], "pads the channel axis itself, or not with a constant")
             return [None]
-        return [x.mapped(lambda v: np.where(v == 0, 0.0, UNKNOWN))]
+        filling = _keras.pad_constant(call.node)
+        return [x.mapped(lambda v: np.where(v == filling, v, UNKNOWN))]
 
     def shadow(self, call: Call, inputs: list, context: ShadowContext) -> list:
         x = inputs[0]

@@ -19,24 +19,27 @@ from keras_grow.rules.base import Rule, Shadow, ShadowContext, Space, register
 class Rearrange(Rule):
     """A re-indexing of one sample, the batch axis left alone."""
 
-    def transform(self, call: Call) -> Callable[[np.ndarray], np.ndarray]:
-        """The re-indexing as a NumPy function on one sample with any number of channels."""
+    def transform(self, call: Call) -> Callable[[np.ndarray, int], np.ndarray]:
+        """The re-indexing as a NumPy function.
+
+        It takes one sample with any number of channels, and the axis that they have in the
+        result, batch included.
+        """
         raise NotImplementedError
 
-    def check(self, call: Call) -> str | None:
+    def check(self, call: Call, axis: int) -> str | None:
         """Why the call moves the batch axis or cannot be followed; None if it can."""
         return None
 
-    def resize(self, call: Call, sample: tuple) -> None:
-        """Changes what the op stores about sizes; `sample` is the new input shape, no batch."""
+    def resize(self, call: Call, axis: int, size: int) -> None:
+        """Changes what the op stores about the shape of its output."""
 
     def flow(self, call: Call, inputs: list, space: Space) -> list:
         (x,) = inputs
         if x is None:
             return [None]
-        reason = self.check(call)
-        dims = list(call.inputs[0].shape[1:])
-        if reason is None and None in dims:
+        reason = self.check(call, x.axis)
+        if reason is None and None in call.inputs[0].shape[1:]:
             reason = (
                 f"re-indexes a tensor of unknown size {call.inputs[0].shape}; give the Input "
                 "fixed sizes, or use global pooling"
@@ -44,34 +47,28 @@ class Rearrange(Rule):
         if reason is not None:
             space.refuse(call, [x], reason)
             return [None]
-        dims[x.axis - 1] = len(x)
         out = space.rearrange(call, x, self.transform(call))
-        space.attribute(call, x, lambda: self.resize(call, tuple(dims)))
+        if out is not None:
+            space.attribute(call, x, lambda: self.resize(call, out.axis, len(out)))
         return [out]
 
     def shadow(self, call: Call, inputs: list, context: ShadowContext) -> list:
         (x,) = inputs
         sample = tuple(x.tensor.shape[1:])
-        ids = self._ids(call, x, sample)
+        shape = [1] * len(sample)
+        shape[x.axis - 1] = len(x.ids)
+        axis = context.axis(call.outputs[0])
+        ids = self.transform(call)(np.broadcast_to(x.ids.reshape(shape), sample), axis)
         tensor = keras.ops.reshape(
             keras.ops.transpose(x.tensor, (0, *(a + 1 for a in self.order(call)))),
             (-1, *ids.shape),
         )
-        varying = [a for a in range(ids.ndim) if (ids != np.take(ids, [0], axis=a)).any()]
-        axis = varying[0] if varying else max(ids.ndim - 1, 0)
-        if len(varying) > 1:
-            raise RefusedError(f"{call!r} spreads the channels over several axes")
-        index = tuple(slice(None) if a == axis else 0 for a in range(ids.ndim))
-        return [Shadow(tensor, axis + 1, ids[index])]
+        index = tuple(slice(None) if a == axis - 1 else 0 for a in range(ids.ndim))
+        return [Shadow(tensor, axis, ids[index])]
 
     def order(self, call: Call) -> tuple[int, ...]:
         """How the axes of a sample are permuted before they are reshaped."""
         return tuple(range(call.inputs[0].rank - 1))
-
-    def _ids(self, call: Call, x: Shadow, sample: tuple) -> np.ndarray:
-        shape = [1] * len(sample)
-        shape[x.axis - 1] = len(x.ids)
-        return self.transform(call)(np.broadcast_to(x.ids.reshape(shape), sample))
 
 
 @register(keras.layers.Flatten)
@@ -82,9 +79,9 @@ class FlattenRule(Rearrange):
             return (*range(1, rank - 1), 0)
         return tuple(range(rank - 1))
 
-    def transform(self, call: Call) -> Callable[[np.ndarray], np.ndarray]:
+    def transform(self, call: Call) -> Callable[[np.ndarray, int], np.ndarray]:
         order = self.order(call)
-        return lambda sample: sample.transpose(order).reshape(-1)
+        return lambda sample, axis: sample.transpose(order).reshape(-1)
 
 
 @register(keras.layers.Permute, "ops.Transpose")
@@ -97,34 +94,42 @@ class PermuteRule(Rearrange):
         axes = tuple(reversed(range(rank))) if axes is None else tuple(a % rank for a in axes)
         return tuple(a - 1 for a in axes[1:])
 
-    def check(self, call: Call) -> str | None:
+    def check(self, call: Call, axis: int) -> str | None:
         if sorted(self.order(call)) != list(range(call.inputs[0].rank - 1)):
             return "moves the batch axis"
         return None
 
-    def transform(self, call: Call) -> Callable[[np.ndarray], np.ndarray]:
+    def transform(self, call: Call) -> Callable[[np.ndarray, int], np.ndarray]:
         order = self.order(call)
-        return lambda sample: sample.transpose(order)
+        return lambda sample, axis: sample.transpose(order)
 
 
 @register("ops.Squeeze", "ops.ExpandDims")
 class UnitAxisRule(Rearrange):
     """Takes away or adds axes of size 1."""
 
-    def check(self, call: Call) -> str | None:
-        source, target = call.inputs[0].shape, call.outputs[0].shape
-        return None if source[:1] == target[:1] else "changes the batch axis"
-
-    def transform(self, call: Call) -> Callable[[np.ndarray], np.ndarray]:
-        axis, rank = call.op.axis, call.inputs[0].rank
-        if call.kind == "ExpandDims":
-            position = (axis if axis >= 0 else axis + rank + 1) - 1
-            return lambda sample: np.expand_dims(sample, position)
-        axes = [axis] if isinstance(axis, int) else list(axis or ())
+    def _positions(self, call: Call) -> tuple[int, ...]:
+        """The axes of size 1, in the tensor that has them; the batch axis is 0."""
+        axis, source = call.op.axis, call.inputs[0].shape
         if axis is None:
-            axes = [a for a, d in enumerate(call.inputs[0].shape) if d == 1]
-        positions = tuple(a % rank - 1 for a in axes)
-        return lambda sample: np.squeeze(sample, positions)
+            return tuple(a for a, d in enumerate(source) if d == 1)
+        axes = [axis] if isinstance(axis, int) else list(axis)
+        rank = len(source) + (len(axes) if call.kind == "ExpandDims" else 0)
+        return tuple(a % rank for a in axes)
+
+    def check(self, call: Call, axis: int) -> str | None:
+        positions = self._positions(call)
+        if 0 in positions:
+            return "changes the batch axis"
+        if call.kind == "Squeeze" and axis in positions:
+            return "takes away the channel axis, which must stay 1 wide"
+        return None
+
+    def transform(self, call: Call) -> Callable[[np.ndarray, int], np.ndarray]:
+        positions = tuple(a - 1 for a in self._positions(call))
+        if call.kind == "ExpandDims":
+            return lambda sample, axis: np.expand_dims(sample, positions)
+        return lambda sample, axis: np.squeeze(sample, positions)
 
 
 @register(keras.layers.Reshape, "ops.Reshape")
@@ -133,7 +138,7 @@ class ReshapeRule(Rearrange):
         """Present output shape of a sample."""
         return tuple(call.outputs[0].shape[1:])
 
-    def check(self, call: Call) -> str | None:
+    def check(self, call: Call, axis: int) -> str | None:
         source, target = call.inputs[0].shape, call.outputs[0].shape
         if len(target) < 1 or None in target[1:] or None in source[1:]:
             return f"reshapes {source} into {target}, which have unknown sizes"
@@ -143,64 +148,28 @@ class ReshapeRule(Rearrange):
             return "moves entries between the batch axis and the others"
         return None
 
-    def transform(self, call: Call) -> Callable[[np.ndarray], np.ndarray]:
-        source, target = tuple(call.inputs[0].shape[1:]), self._target(call)
-        return lambda sample: sample.reshape(resized_target(source, target, sample.shape))
-
-    def resize(self, call: Call, sample: tuple) -> None:
-        source, target = tuple(call.inputs[0].shape[1:]), self._target(call)
-        new = resized_target(source, target, sample)
-        if isinstance(call.op, keras.layers.Reshape):
-            old = call.op.target_shape
-            call.op.target_shape = tuple(
-                -1 if o == -1 else n for o, n in zip(old, new, strict=True)
-            )
-        else:
-            old = call.op.newshape
-            _keras.record_reshape(
-                call.op,
-                (old[0], *(-1 if o == -1 else n for o, n in zip(old[1:], new, strict=True))),
-            )
-
-
-def resized_target(source: tuple, target: tuple, sample: tuple) -> tuple:
-    """The shape a grown sample must be reshaped to.
-
-    Source and target are cut into the shortest runs of axes with equal products. In a run that
-    grows, the last axis of the target takes the growth.
-
-    Args:
-        source, target: the shapes before growth, without the batch axis.
-        sample: the shape of the grown input.
-
-    Raises:
-        RefusedError: the growth does not divide.
-    """
-    result: list[int] = []
-    i = j = 0
-    while i < len(source) or j < len(target):
-        a, b = i, j
-        left = right = 1
-        while True:
-            if left == right and i > a and j > b:
-                break
-            if (left <= right and i < len(source)) or j == len(target):
-                left *= source[i]
-                i += 1
-            else:
-                right *= target[j]
-                j += 1
-            if i == len(source) and j == len(target):
-                break
-        grown = math.prod(sample[a:i])
-        run = list(target[b:j])
-        if run and grown != math.prod(run):
-            rest = math.prod(run[:-1])
-            if grown % rest:
+    def transform(self, call: Call) -> Callable[[np.ndarray, int], np.ndarray]:
+        def reshape(sample: np.ndarray, axis: int) -> np.ndarray:
+            target = list(self._target(call))
+            rest = math.prod(target[: axis - 1] + target[axis:])
+            if sample.size % rest:
                 raise RefusedError(
-                    f"reshapes {source} into {target}; with the growth, {grown} entries do not "
-                    f"divide into {rest} equal parts"
+                    f"{call!r} makes {tuple(target)} of a sample of {sample.size} entries once "
+                    f"it has grown, but they do not divide by {rest}."
                 )
-            run[-1] = grown // rest
-        result += run
-    return tuple(result)
+            target[axis - 1] = sample.size // rest
+            return sample.reshape(target)
+
+        return reshape
+
+    def resize(self, call: Call, axis: int, size: int) -> None:
+        layer = isinstance(call.op, keras.layers.Reshape)
+        # A layer's target has no batch axis.
+        target = list(call.op.target_shape if layer else call.op.newshape)
+        position = axis - 1 if layer else axis
+        if target[position] != -1:
+            target[position] = size
+        if layer:
+            call.op.target_shape = tuple(target)
+        else:
+            _keras.record_reshape(call.op, tuple(target))
