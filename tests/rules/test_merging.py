@@ -1,0 +1,173 @@
+"""Layers that take several tensors: who must grow together, and where new channels land."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import pytest
+from keras import layers, ops
+from rules.harness import FORMATS, conv, dense, image, run_growth_test
+
+import keras_grow as kg
+
+JOINS = ["Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum"]
+
+
+@pytest.mark.parametrize("name", JOINS)
+def test_joins_tie_their_producers(name: str, tmp_path: Path) -> None:
+    x = keras.Input((5,))
+    a, b, c = dense(4, "a")(x), dense(4, "b", activation="tanh")(x), dense(4, "c")(x)
+    tensors = [a, b] if name == "Subtract" else [a, b, c]
+    model = keras.Model(x, dense(2, "out")(getattr(layers, name)()(tensors)))
+    site = kg.sites(model)[0]
+    assert site.producers == tuple("abc"[: len(tensors)])
+    assert site.consumers == ("out",)
+    run_growth_test(model, {"b": 6}, tmp_path)
+    assert model.get_layer("a").units == 6
+
+
+@pytest.mark.parametrize("name", JOINS)
+def test_joins_of_a_tensor_with_itself(name: str, tmp_path: Path) -> None:
+    x = keras.Input((5,))
+    a = dense(4, "a", activation="relu")(x)
+    y = getattr(layers, name)()([a, a])
+    model = keras.Model(x, dense(2, "out")(layers.Concatenate()([y, x])))
+    run_growth_test(model, {"a": 6}, tmp_path, trains=False if name == "Subtract" else None)
+
+
+@pytest.mark.parametrize("name", JOINS)
+def test_joins_broadcast_over_space(name: str, tmp_path: Path) -> None:
+    """(B, H, W, C) with (B, 1, 1, C): both grow. With (B, H, W, 1): one grows."""
+    x = keras.Input(image(2))
+    a = dense(4, "a")(x)
+    pooled = dense(4, "p")(layers.GlobalAveragePooling2D(keepdims=True)(x))
+    mask = dense(1, "m")(x)
+    y = getattr(layers, name)()([a, pooled])
+    y = getattr(layers, name)()([y, mask])
+    model = keras.Model(x, dense(2, "out")(y))
+    assert kg.sites(model)[0].producers == ("a", "p")
+    # With zero in the new channels only a product stays zero when it meets the mask.
+    form = kg.plan(model, {"a": 6}).sites[0].form
+    assert form == ("outgoing" if name == "Multiply" else "inverse")
+    run_growth_test(model, {"a": 6}, tmp_path)
+
+
+def test_squeeze_and_excite(tmp_path: Path) -> None:
+    """The gate's new channels are sigmoid(0) = 0.5, and multiply zeros."""
+    x = keras.Input(image(2))
+    a = conv(2, 4, "a", activation="relu")(x)
+    gate = layers.GlobalAveragePooling2D(keepdims=True)(a)
+    gate = dense(2, "squeeze", activation="gelu")(gate)
+    gate = dense(4, "excite", activation="sigmoid")(gate)
+    y = layers.Multiply()([a, gate])
+    model = keras.Model(x, conv(2, 2, "out")(layers.BatchNormalization()(y)))
+    site = kg.sites(model)[0]
+    assert set(site.producers) == {"a", "excite"}
+    assert set(site.consumers) == {"squeeze", "out"}
+    assert kg.plan(model, {"a": 6}).sites[0].form == "outgoing"
+    run_growth_test(model, {"a": 6, "squeeze": 3}, tmp_path, trains=True)
+
+
+@pytest.mark.parametrize("data_format", FORMATS)
+def test_residual_blocks_tie_a_whole_stage(data_format: str, tmp_path: Path) -> None:
+    options = {"data_format": data_format}
+    axis = -1 if data_format == "channels_last" else 1
+    x = keras.Input(image(2, data_format=data_format))
+    h = conv(2, 4, "stem", **options)(x)
+    for i in range(2):
+        y = layers.ReLU()(layers.BatchNormalization(axis=axis)(h))
+        y = conv(2, 3, f"{i}_inner", activation="relu", **options)(y)
+        h = layers.Add()([h, conv(2, 4, f"{i}_outer", **options)(y)])
+    model = keras.Model(x, dense(2, "out")(layers.Flatten(data_format=data_format)(h)))
+    stage = next(s for s in kg.sites(model) if "stem" in s.producers)
+    assert stage.producers == ("stem", "0_outer", "1_outer")
+    widths = {"1_outer": 6, "0_inner": 5}
+    run_growth_test(model, widths, tmp_path, trains=data_format == "channels_last" or None)
+
+
+def test_concatenate_puts_new_channels_in_the_middle(tmp_path: Path) -> None:
+    x = keras.Input((5,))
+    branches = [dense(3, n, activation="relu")(x) for n in "abc"]
+    y = layers.Concatenate()([branches[0], x, *branches[1:]])
+    model = keras.Model(x, dense(2, "out")(layers.BatchNormalization()(y)))
+    run_growth_test(model, {"a": 5, "b": 4}, tmp_path, trains=True)
+
+
+@pytest.mark.parametrize("data_format", FORMATS)
+def test_concatenate_of_images_then_flatten(data_format: str, tmp_path: Path) -> None:
+    options = {"data_format": data_format}
+    x = keras.Input(image(2, data_format=data_format))
+    a, b = conv(2, 4, "a", **options)(x), conv(2, 3, "b", **options)(x)
+    y = layers.Concatenate(axis=-1 if data_format == "channels_last" else 1)([a, b, a])
+    model = keras.Model(x, dense(2, "out")(layers.Flatten(data_format=data_format)(y)))
+    run_growth_test(model, {"a": 6, "b": 4}, tmp_path)
+
+
+def test_concatenate_along_another_axis_ties(tmp_path: Path) -> None:
+    x = keras.Input((2, 5))
+    a, b = dense(4, "a")(x), dense(4, "b", activation="relu")(x)
+    model = keras.Model(x, dense(2, "out")(layers.Concatenate(axis=1)([a, b])))
+    assert kg.sites(model)[0].producers == ("a", "b")
+    run_growth_test(model, {"a": 6}, tmp_path)
+
+
+def test_add_of_concatenations_splits_a_producer_into_sites(tmp_path: Path) -> None:
+    """c's first channels are tied to a, its last to b; each part grows by itself."""
+    x = keras.Input((5,))
+    a, b, c = dense(2, "a")(x), dense(3, "b")(x), dense(5, "c")(x)
+    y = layers.Add()([layers.Concatenate()([a, b]), c])
+    model = keras.Model(x, dense(2, "out")(y))
+    assert [s.producers for s in kg.sites(model)] == [("a", "c"), ("b", "c")]
+    with pytest.raises(kg.GrowthError, match=r"'c' belong to 2 sites .* 'a' or 'b'"):
+        kg.widen(model, {"c": 7})
+    run_growth_test(model, {"a": 4, "b": 4}, tmp_path)
+    assert model.get_layer("c").units == 8
+
+
+def test_one_producer_read_by_many(tmp_path: Path) -> None:
+    x = keras.Input(image(2))
+    a = conv(2, 4, "a", activation="relu")(x)
+    y = [
+        layers.GlobalAveragePooling2D()(a),
+        layers.Flatten()(conv(2, 2, "b")(a)),
+        layers.Flatten()(a),
+    ]
+    model = keras.Model(x, [dense(2, "c")(y[0]), dense(2, "d")(layers.Concatenate()(y))])
+    run_growth_test(model, {"a": 6}, tmp_path)
+
+
+def _with_input(join: Any) -> Callable[[], keras.Model]:
+    def build() -> keras.Model:
+        x = keras.Input((4,))
+        return keras.Model(x, dense(2, "out")(join([dense(4, "a")(x), x])))
+
+    return build
+
+
+REFUSED = {
+    "with the model's input": (
+        _with_input(layers.Add()),
+        "joins the channels with the model input",
+    ),
+    "with channels that no rule lets grow": (
+        _with_input(lambda xs: layers.Add()([xs[0], layers.LayerNormalization(name="ln")(xs[0])])),
+        "LayerNormalization 'ln'",
+    ),
+    "with a constant per channel": (
+        _with_input(lambda xs: xs[0] * ops.array([1.0, 2.0, 3.0, 4.0])),
+        "constant of shape (4,)",
+    ),
+    "divided by new channels": (_with_input(lambda xs: xs[1] / xs[0]), "divides by channels"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name: str) -> None:
+    build, message = REFUSED[name]
+    model = build()
+    (refusal,) = [r for r in kg.sites(model, refused=True) if r.producer == "a"]
+    assert message in refusal.reason
+    with pytest.raises(kg.GrowthError) as caught:
+        kg.widen(model, {"a": 6})
+    assert message in str(caught.value)
