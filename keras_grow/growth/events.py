@@ -80,8 +80,11 @@ def append(log_dir: str | os.PathLike, event: GrowthEvent) -> None:
     """Adds one line to `log_dir/growth-events.jsonl` and has it on disk before returning."""
     folder = Path(log_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / FILE_NAME, "a", encoding="utf-8") as file:
-        file.write(json.dumps(event.to_dict(), allow_nan=False) + "\n")
+    line = json.dumps(event.to_dict(), allow_nan=False) + "\n"
+    with open(folder / FILE_NAME, "a+b") as file:
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)  # a last line cut off by a crash
+        file.write(line.encode("utf-8"))
         file.flush()
         os.fsync(file.fileno())
 

@@ -113,3 +113,18 @@ def train_on_batches(model, x, y, batch_size, start, stop):
         model.reset_metrics()
         losses.append(float(model.train_on_batch(x[rows], y[rows])))
     return losses
+
+
+def drive(model, callback, steps, epochs=1):
+    """Calls the callback as `fit` would, without training; gives the widths after each step."""
+    callback.set_model(model)
+    callback.on_train_begin()
+    widths = []
+    for epoch in range(epochs):
+        callback.on_epoch_begin(epoch)
+        for batch in range(steps):
+            callback.on_train_batch_end(batch, {})
+            widths.append(tuple(model.get_layer(n).units for n in "ab"))
+        callback.on_epoch_end(epoch, {})
+    callback.on_train_end({})
+    return widths
