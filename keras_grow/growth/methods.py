@@ -6,11 +6,13 @@ inverse form, fan-in directions). Norms are the same for all methods, so that co
 """
 
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
+from numbers import Real
 from typing import Any, Protocol
 
 import numpy as np
 from scipy import linalg
+from threadpoolctl import ThreadpoolController
 
 from keras_grow.errors import GrowthError, nearest
 from keras_grow.plan.plan import INVERSE, OUTGOING
@@ -121,9 +123,9 @@ class _Scaled:
                 "scale_method must be 'mean_norm' or 'fixed'. "
                 f"Received: scale_method={self.scale_method!r}."
             )
-        if not self.scale > 0 or not np.isfinite(self.scale):
+        if not isinstance(self.scale, Real) or not 0 < self.scale < np.inf:
             raise GrowthError(f"scale must be a positive number. Received: scale={self.scale!r}.")
-        if not self.epsilon >= 0 or not np.isfinite(self.epsilon):
+        if not isinstance(self.epsilon, Real) or not 0 <= self.epsilon < np.inf:
             raise GrowthError(f"epsilon must be 0 or more. Received: epsilon={self.epsilon!r}.")
 
     def _norm(self, existing: np.ndarray) -> float:
@@ -252,6 +254,16 @@ def _rank(values: np.ndarray, matrix: np.ndarray) -> int:
     return int((values > values[0] * max(matrix.shape) * np.finfo("float32").eps).sum())
 
 
+@cache
+def _blas() -> ThreadpoolController:
+    """Holds decompositions to one thread.
+
+    That gives the same rounding on every machine, and no fight for the cores with the backend's
+    own threads, which costs far more than a second thread gains.
+    """
+    return ThreadpoolController()
+
+
 def top_directions(matrix: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """All singular values of a matrix and its top right singular vectors, deterministic.
 
@@ -271,8 +283,9 @@ def top_directions(matrix: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     size = len(gram)
     if size == 0:
         return np.zeros(0), np.zeros((0, n))
-    squares = linalg.eigvalsh(gram)
-    _, vectors = linalg.eigh(gram, subset_by_index=[size - k, size - 1])
+    with _blas().limit(limits=1):
+        squares = linalg.eigvalsh(gram)
+        _, vectors = linalg.eigh(gram, subset_by_index=[size - k, size - 1])
     values = np.sqrt(np.maximum(squares[::-1], 0.0))
     top = vectors[:, ::-1].T
     if n > m:

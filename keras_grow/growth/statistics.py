@@ -187,8 +187,7 @@ class Statistics:
             def start(call: Call, op: Any = op) -> Shadow | None:
                 if call.op is not op:
                     return None
-                columns, axis = rule_for(op).patches(call, context.actual(call.inputs[0]))
-                return Shadow(columns, axis, np.arange(columns.shape[axis]))
+                return rule_for(op).patches(call, context.actual(call.inputs[0]))
 
             rows.append(self._propagate(site, start, record, context))
         return rows[0] if len(rows) == 1 else ops.concatenate(rows, axis=0)
@@ -270,8 +269,7 @@ class Statistics:
                 count = len(begin.ids)
                 facts = activations.at_zero(call.op.activation)
                 assert facts is not None
-                tensor = activations.shadow_through(call, begin.tensor, facts, context)
-                shadows[call.outputs[0]] = Shadow(tensor, begin.axis, begin.ids)
+                shadows[call.outputs[0]] = activations.shadow_through(call, begin, facts, context)
         parts = [
             columns[id(slot)]
             if id(slot) in columns

@@ -145,13 +145,14 @@ def _after(space: Space, call: Call, channels: Channels, facts: AtZero) -> Chann
     return channels.mapped(lambda v: np.where(v == 0, facts.value, UNKNOWN))
 
 
-def shadow_through(call: Call, tensor: Any, facts: AtZero, context: ShadowContext) -> Any:
+def shadow_through(call: Call, x: Shadow, facts: AtZero, context: ShadowContext) -> Shadow:
     """A shadow after an activation with the given facts."""
     if facts.slope == 0:
         raise NoSlope(f"the activation of {call!r} has slope 0 at 0")
     if context.directional and facts.left is not None:
-        return facts.slope * ops.maximum(tensor, 0.0) + facts.left * ops.minimum(tensor, 0.0)
-    return tensor if facts.slope == 1 else tensor * facts.slope
+        tensor = facts.slope * ops.maximum(x.tensor, 0.0) + facts.left * ops.minimum(x.tensor, 0.0)
+        return Shadow(tensor, x.axis, x.ids)
+    return x.times(facts.slope)
 
 
 class Elementwise(Rule):
@@ -174,7 +175,7 @@ class Elementwise(Rule):
         (x,) = inputs[:1]
         facts = self.facts(call)
         assert isinstance(facts, AtZero)
-        return [Shadow(shadow_through(call, x.tensor, facts, context), x.axis, x.ids)]
+        return [shadow_through(call, x, facts, context)]
 
 
 def _always(facts: AtZero) -> Elementwise:

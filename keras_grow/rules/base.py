@@ -114,6 +114,9 @@ class Shadow:
     axis: int
     ids: np.ndarray
 
+    def times(self, factor: float) -> "Shadow":
+        return self if factor == 1 else Shadow(self.tensor * factor, self.axis, self.ids)
+
 
 @dataclass(frozen=True)
 class ShadowContext:
@@ -146,7 +149,7 @@ class Rule:
     def shadow(self, call: Call, inputs: list[Shadow | None], context: ShadowContext) -> list:
         raise NoSlope(f"{call!r} has no rule for gradients of new channels")
 
-    def patches(self, call: Call, x: Any) -> tuple[Any, int]:
+    def patches(self, call: Call, x: Any) -> Shadow:
         """For a producer: what one new channel's fan-in multiplies.
 
         Args:
@@ -154,7 +157,7 @@ class Rule:
 
         Returns:
             A tensor with the spatial sizes of the output and the fan-in along its channel axis,
-            in the order of the kernel with its output axis dropped; and that axis.
+            in the order of the kernel with its output axis dropped; `ids` count the fan-in.
         """
         raise NotImplementedError
 
@@ -164,9 +167,9 @@ class Rule:
         Args:
             fan_in: (fan-in entries, new channels), entries in the order of `patches`.
         """
-        columns, axis = self.patches(call, x)
-        moved = ops.moveaxis(columns, axis, -1)
-        return ops.moveaxis(ops.matmul(moved, fan_in), -1, axis), axis
+        columns = self.patches(call, x)
+        moved = ops.moveaxis(columns.tensor, columns.axis, -1)
+        return ops.moveaxis(ops.matmul(moved, fan_in), -1, columns.axis), columns.axis
 
     def correlate(self, call: Call, shadow: Shadow, gradient: Any) -> tuple[Any, np.ndarray]:
         """For a consumer: the gradient by the kernel rows that would read the shadow.

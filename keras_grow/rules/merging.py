@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import reduce
-from typing import Any
 
 import keras
 import numpy as np
@@ -114,19 +113,20 @@ class Join(Rule):
         for i, (x, ref) in enumerate(zip(inputs, call.inputs, strict=True)):
             if x is None:
                 continue
-            tensor, axis = x.tensor, x.axis + rank - ref.rank
-            for _ in range(rank - ref.rank):
-                tensor = ops.expand_dims(tensor, 1)
-            terms.append(Shadow(self._derivative(call, i, tensor, context), axis, x.ids))
+            if ref.rank < rank:
+                tensor = x.tensor
+                for _ in range(rank - ref.rank):
+                    tensor = ops.expand_dims(tensor, 1)
+                x = Shadow(tensor, x.axis + rank - ref.rank, x.ids)
+            terms.append(self._derivative(call, i, x, context))
         return [add_shadows(terms)]
 
-    def _derivative(self, call: Call, i: int, tensor: Any, context: ShadowContext) -> Any:
+    def _derivative(self, call: Call, i: int, x: Shadow, context: ShadowContext) -> Shadow:
         if self.weights is None:
             raise NoSlope(
                 f"{call!r} takes a maximum or minimum of equal values, where it has no one slope"
             )
-        weight = self.weights(i, len(call.inputs))
-        return tensor if weight == 1 else tensor * weight
+        return x.times(self.weights(i, len(call.inputs)))
 
     def _shadow_with_constant(self, call: Call, x: Shadow) -> Shadow:
         constant, first = _keras.constant_of(call.node)
@@ -149,7 +149,8 @@ class ProductJoin(Join):
         zero = (a == 0) | (b == 0)  # a zero on one side is enough, whatever the other is
         return np.where(zero, 0.0, a * b)
 
-    def _derivative(self, call: Call, i: int, tensor: Any, context: ShadowContext) -> Any:
+    def _derivative(self, call: Call, i: int, x: Shadow, context: ShadowContext) -> Shadow:
+        tensor = x.tensor
         rank = max(ref.rank for ref in call.inputs)
         for j, ref in enumerate(call.inputs):
             if j == i:
@@ -166,7 +167,7 @@ class ProductJoin(Join):
                 raise NoSlope(f"{call!r} multiplies new channels with each other, and both are 0")
             else:
                 tensor = tensor * value
-        return tensor
+        return Shadow(tensor, x.axis, x.ids)
 
 
 def add_shadows(terms: list[Shadow]) -> Shadow:

@@ -21,7 +21,7 @@ from keras_grow.rules.base import (
     channel_axis,
     register,
 )
-from keras_grow.rules.windows import as_rows, im2col, padding_of, spread, taps
+from keras_grow.rules.windows import Windows, as_rows, im2col, padding_of, spread, taps
 
 layers = keras.layers
 
@@ -70,8 +70,8 @@ class DenseRule(Producer):
             space.read(call, kernel, 0, x)
         return self.finish(call, space, [(kernel, 1), *_bias(call.op)], "units", last)
 
-    def patches(self, call: Call, x: Any) -> tuple[Any, int]:
-        return x, len(x.shape) - 1
+    def patches(self, call: Call, x: Any) -> Shadow:
+        return Shadow(x, len(x.shape) - 1, np.arange(x.shape[-1]))
 
     def correlate(self, call: Call, shadow: Shadow, gradient: Any) -> tuple[Any, np.ndarray]:
         rows = _backend.matrix_product(
@@ -144,14 +144,16 @@ class ConvRule(ConvBase):
         copies = call.op.filters // call.op.groups
         return [depthwise_shadow(call, x, copies, self.window(call), context)]
 
-    def patches(self, call: Call, x: Any) -> tuple[Any, int]:
+    def patches(self, call: Call, x: Any) -> Shadow:
         if call.op.groups > 1:
             raise NoSlope(
                 f"{call!r} has groups={call.op.groups}: a new filter sees only one group of the "
                 "input, for which the best direction is not computed; use method='random'"
             )
+        window = self.window(call)
         axis = self.axis(call)
-        return im2col(x, axis, **self.window(call)), axis
+        count = x.shape[axis] * math.prod(call.op.kernel_size)
+        return Windows(x, axis, np.arange(count), window)
 
     def respond(self, call: Call, x: Any, fan_in: Any) -> tuple[Any, int]:
         layer, axis = call.op, self.axis(call)
@@ -172,15 +174,19 @@ class ConvRule(ConvBase):
                 f"{call!r} reads the new channels in groups={layer.groups}, for which the best "
                 "direction is not computed; use method='random'"
             )
+        window = self.window(call)
+        if isinstance(shadow, Windows) and shadow.pays_off(gradient, window):
+            product = shadow.correlate(gradient, window)
+            return ops.reshape(product, (len(shadow.ids), *layer.kernel_size, -1)), shadow.ids
         axes = [a for a in range(1, len(shadow.tensor.shape)) if a != axis]
         count = len(shadow.ids)
         if count < gradient.shape[axis]:  # spread out the side with fewer channels
-            columns = as_rows(im2col(shadow.tensor, axis, **self.window(call)), axis)
+            columns = as_rows(im2col(shadow.tensor, axis, **window), axis)
             product = _backend.matrix_product(columns, as_rows(gradient, axis))
             product = ops.reshape(product, (*layer.kernel_size, count, -1))
             return ops.moveaxis(product, -2, 0), shadow.ids
         sizes = [shadow.tensor.shape[a] for a in axes]
-        cells = list(spread(gradient, axes, sizes, **self.window(call)))
+        cells = list(spread(gradient, axes, sizes, **window))
         moved = cells[0] if len(cells) == 1 else ops.concatenate(cells, axis=axis)
         product = _backend.matrix_product(as_rows(shadow.tensor, axis), as_rows(moved, axis))
         return ops.reshape(product, (len(shadow.ids), *layer.kernel_size, -1)), shadow.ids
@@ -204,7 +210,7 @@ def depthwise_shadow(
         tensor = ops.repeat(tensor, copies, axis=x.axis)
     facts = activations.at_zero(call.op.activation)
     assert facts is not None
-    return Shadow(activations.shadow_through(call, tensor, facts, context), x.axis, ids)
+    return activations.shadow_through(call, Shadow(tensor, x.axis, ids), facts, context)
 
 
 @register(layers.DepthwiseConv1D, layers.DepthwiseConv2D)
@@ -259,8 +265,8 @@ class SeparableRule(ConvBase):
         weights = [(pointwise, rank - 1), *_bias(layer)]
         return self.finish(call, space, weights, "filters", axis)
 
-    def patches(self, call: Call, x: Any) -> tuple[Any, int]:
-        layer = call.op
+    def patches(self, call: Call, x: Any) -> Shadow:
+        layer, axis = call.op, self.axis(call)
         y = ops.depthwise_conv(
             x,
             ops.cast(layer.depthwise_kernel, x.dtype),
@@ -269,7 +275,7 @@ class SeparableRule(ConvBase):
             layer.data_format,
             layer.dilation_rate,
         )
-        return y, self.axis(call)
+        return Shadow(y, axis, np.arange(y.shape[axis]))
 
     def correlate(self, call: Call, shadow: Shadow, gradient: Any) -> tuple[Any, np.ndarray]:
         layer, axis = call.op, shadow.axis
