@@ -142,7 +142,7 @@ def inputs_of(model: keras.Model, samples: int = 4, seed: int = 1) -> Any:
         shape = (samples, *(6 if d is None else d for d in tensor.shape[1:]))
         return keras.ops.convert_to_tensor(rng.standard_normal(shape).astype("float32"))
 
-    return tree.map_structure(one, model.input)
+    return tree.map_structure(one, model.inputs[0] if len(model.inputs) == 1 else model.input)
 
 
 def predict(model: keras.Model, x: Any, training: bool = False) -> list[np.ndarray]:

@@ -5,7 +5,16 @@ from pathlib import Path
 import keras
 import pytest
 from keras import activations, layers, ops
-from rules.harness import assert_saves, chain, conv, dense, image, inputs_of, run_growth_test
+from rules.harness import (
+    assert_saves,
+    chain,
+    conv,
+    dense,
+    image,
+    inputs_of,
+    randomize,
+    run_growth_test,
+)
 
 import keras_grow as kg
 from keras_grow.rules.activations import at_zero
@@ -124,6 +133,7 @@ def test_an_explicit_slope_is_saved_as_the_plain_activation(tmp_path: Path) -> N
     model = chain(
         (5,), dense(4, "a", activation="relu"), dense(4, "b"), layers.ReLU(), dense(2, "c")
     )
+    randomize(model)
     slopes = kg.Slopes()
     kg.grow_(model, {"a": 6, "b": 6}, seed=0, slopes=slopes)
     assert len(slopes) == 2

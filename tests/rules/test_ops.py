@@ -40,8 +40,8 @@ ON_IMAGES: dict[str, Callable[[Any], Any]] = {
     "max over space": lambda x: ops.max(x, axis=(1, 2)),
     "max with an initial value": lambda x: ops.max(x, axis=(1, 2), initial=0.5),
     "sum over space": lambda x: ops.sum(x, axis=1),
-    "max_pool": lambda x: ops.max_pool(x, 2, padding="same"),
-    "average_pool": lambda x: ops.average_pool(x, (2, 1), strides=1),
+    "max_pool": lambda x: ops.max_pool(x, 2, strides=2, padding="same"),
+    "average_pool": lambda x: ops.average_pool(x, 2, strides=1),
     "pad": lambda x: ops.pad(x, ((0, 0), (1, 0), (0, 2), (0, 0))),
     "pad with a number": lambda x: ops.pad(
         x, ((0, 0), (1, 0), (0, 2), (0, 0)), constant_values=0.5
@@ -61,6 +61,15 @@ def test_ops(name: str, tmp_path: Path) -> None:
     model = chain(image(2), dense(4, "a"), ON_IMAGES[name], dense(2, "b"))
     tolerance = 2e-3 if name == "cast" else 1e-5
     run_growth_test(model, {"a": 6}, tmp_path, tolerance=tolerance)
+
+
+def test_copies_of_ops_keep_their_arguments_as_they_are() -> None:
+    """Saving and loading makes lists of tuples, which Keras' pooling on JAX does not take."""
+    x = keras.Input(image(2))
+    y = ops.average_pool(dense(4, "a")(x), (2, 1), strides=1)
+    model = keras.Model(x, dense(2, "b")(y))
+    wider = kg.widen(model, {"a": 6}, form="outgoing")
+    assert kg.verify(model, wider)
 
 
 def test_a_network_of_ops(tmp_path: Path) -> None:

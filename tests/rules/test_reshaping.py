@@ -99,7 +99,11 @@ def test_reindexing(name: str, tmp_path: Path) -> None:
 REFUSED: dict[str, tuple[Callable[[], keras.Model], str]] = {
     "splitting the channels": (
         lambda: chain(
-            (5,), dense(4, "a"), layers.Reshape((2, 2), name="split"), layers.Flatten(), dense(2, "b")
+            (5,),
+            dense(4, "a"),
+            layers.Reshape((2, 2), name="split"),
+            layers.Flatten(),
+            dense(2, "b"),
         ),
         "Reshape 'split' splits the channels over several axes",
     ),
