@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import tree
 from keras.src.backend.common.stateless_scope import StatelessScope
-from keras.src.models.functional import Functional
+from keras.src.models.functional import Functional, functional_like_constructor
 from keras.src.saving.serialization_lib import SafeModeScope
 from keras.src.utils import tracking
 
@@ -29,6 +29,11 @@ def functional_of(model: Any) -> Any | None:
     if isinstance(model, Functional) and type(model).call is Functional.call:
         return model
     return None
+
+
+def functional_class(model: Any) -> Any:
+    """The class to copy a functional model with: its own, unless that takes other arguments."""
+    return type(model) if functional_like_constructor(type(model)) else Functional
 
 
 def is_model(op: Any) -> bool:
@@ -149,6 +154,13 @@ def auto_config(op: Any) -> Any:
     """The constructor arguments an op without `get_config` is saved with, or None."""
     config = getattr(op, "_auto_config", None)
     return None if config is None else config.config
+
+
+def bare_copy(op: Any) -> Any:
+    """A shallow copy. `copy.copy` would save and load it, which turns tuples into lists."""
+    clone = object.__new__(type(op))
+    vars(clone).update(vars(op))
+    return clone
 
 
 def forget_nodes(op: Any) -> None:

@@ -1,6 +1,5 @@
 """A copy of a model that shares no variable with it."""
 
-import copy
 import types
 from typing import Any
 
@@ -49,11 +48,11 @@ def _make(op: Any, made: dict[int, Any]) -> Any:
         functional = _keras.functional_of(op)
         inputs = tree.map_structure(_copy_input, _keras.input_structure(functional))
         outputs = _keras.run_symbolically(functional, inputs, lambda inner: _copy_op(inner, made))
-        clone = keras.Model(inputs, outputs, name=op.name)
+        clone = _keras.functional_class(op)(inputs, outputs, name=op.name)
     elif isinstance(op, keras.layers.Layer):
         return _copy_layer(op)
     else:
-        clone = copy.copy(op)
+        clone = _keras.bare_copy(op)
         _keras.forget_nodes(clone)
         _keras.own_config(clone)
         return clone

@@ -16,9 +16,10 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from keras_grow import _keras
 from keras_grow.errors import GrowthError, nearest
 from keras_grow.graph import Call, Graph, Ref, graph_of
-from keras_grow.rules import Channels, rule_for
+from keras_grow.rules import Channels, has_rule, rule_for
 
 
 @dataclass(eq=False)
@@ -130,6 +131,8 @@ class Atlas:
         Raises:
             GrowthError: no such layer, a layer without channels of its own, or a refused one.
         """
+        if not isinstance(name, str):
+            raise GrowthError(f"Layers are addressed by their name. Received: {name!r}.")
         for site in self.sites:
             if site.name == name:
                 return site
@@ -147,15 +150,24 @@ class Atlas:
 
     def _explain_missing(self, name: str) -> None:
         model = self.graph.model.name
+        choices = [p for s in self.sites for p in s.producers]
         for producer in self.producers.values():
             if producer.path == name:
                 raise GrowthError(
-                    f"Layer '{name}' of model '{model}' cannot be widened: {self.reason(producer)}"
+                    f"Layer '{name}' of model '{model}' cannot be widened: {self.reason(producer)} "
+                    + (nearest("", choices) or "No other layer of this model can be widened.")
                 )
         paths = self.graph.paths
-        choices = [p for s in self.sites for p in s.producers]
         if name in paths:
+            reason = _keras.derived_kernel(paths[name])
+            if reason is not None:
+                raise GrowthError(f"Layer '{name}' of model '{model}' {reason}.")
             kind = type(paths[name]).__name__
+            if not has_rule(paths[name]):
+                raise GrowthError(
+                    f"Layer '{name}' of model '{model}' cannot be widened: it is a {kind}, for "
+                    "which there is no rule."
+                )
             raise GrowthError(
                 f"Layer '{name}' of model '{model}' is a {kind}, which has no width of its own: "
                 "its channels follow the layer before it. " + nearest(name, choices)

@@ -9,6 +9,15 @@ from keras_grow.rules import (  # noqa: F401  (importing them registers their ru
     weighted,
 )
 from keras_grow.rules.base import Channels, NoSlope, Rule, Shadow, ShadowContext, Space
-from keras_grow.rules.lookup import rule_for
+from keras_grow.rules.lookup import has_rule, rule_for
 
-__all__ = ["Channels", "NoSlope", "Rule", "Shadow", "ShadowContext", "Space", "rule_for"]
+__all__ = [
+    "Channels",
+    "NoSlope",
+    "Rule",
+    "Shadow",
+    "ShadowContext",
+    "Space",
+    "has_rule",
+    "rule_for",
+]

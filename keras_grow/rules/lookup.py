@@ -50,3 +50,7 @@ base.register_instance(
 def rule_for(op: Any) -> Rule:
     key = type(op) if isinstance(op, keras.layers.Layer) else _keras.op_kind(op)
     return base.find(key) or _UNKNOWN
+
+
+def has_rule(op: Any) -> bool:
+    return rule_for(op) is not _UNKNOWN
