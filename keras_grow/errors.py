@@ -2,6 +2,8 @@
 
 import difflib
 from collections.abc import Iterable
+from numbers import Integral
+from typing import Any
 
 
 class GrowthError(ValueError):
@@ -16,10 +18,19 @@ class DataError(GrowthError):
     """The growth data cannot be used: wrong shape, empty, or not finite."""
 
 
+def check_whole(name: str, value: Any, least: int) -> None:
+    """Raises GrowthError unless an argument is a whole number of `least` or more."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise GrowthError(
+            f"{name} must be a whole number of {least} or more. Received: {name}={value!r}"
+        )
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """A sentence naming what the user may have meant, or listing some of the choices."""
     names = list(names)
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    inner = [n for n in names if n.endswith(f"/{name}")]  # of a nested model
+    close = inner or difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if close:
         return "Did you mean " + " or ".join(f"'{c}'" for c in close) + "?"
     if not names:

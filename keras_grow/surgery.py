@@ -6,13 +6,14 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from keras_grow.apply import Slopes, copy_model
-from keras_grow.errors import GrowthError
+from keras_grow.errors import GrowthError, check_whole
 from keras_grow.growth import methods
 from keras_grow.growth.data import GrowthData
 from keras_grow.growth.engine import Growth, GrowthStep
 from keras_grow.growth.outputs import Outputs
 from keras_grow.plan import Atlas, Plan, Refusal, Site, make_plan, survey
 from keras_grow.plan.cost import graph_flops
+from keras_grow.plan.plan import INVERSE, OUTGOING
 
 
 @overload
@@ -49,6 +50,8 @@ def plan(model: Any, widths: Mapping[str, int], form: str = "outgoing") -> Plan:
     Raises:
         GrowthError: an unknown or refused layer, or a width that is not larger.
     """
+    if form not in (OUTGOING, INVERSE):
+        raise GrowthError(f"form must be 'outgoing' or 'inverse'. Received: form={form!r}")
     atlas = survey(model)
     amounts = amounts_of(atlas, widths)
     return make_plan(atlas, amounts, dict.fromkeys(amounts, form))
@@ -125,6 +128,8 @@ def _grow_model(
     slopes: Slopes | None,
 ) -> Growth:
     chosen = methods.get(method)
+    if seed is not None:
+        check_whole("seed", seed, 0)
     atlas = survey(model)
     amounts = amounts_of(atlas, widths)
     batch = None
@@ -151,7 +156,7 @@ def amounts_of(atlas: Atlas, widths: Mapping[str, int]) -> dict[Site, int]:
     for name, width in widths.items():
         site = atlas.find(name)
         if not isinstance(width, (int, np.integer)) or isinstance(width, bool):
-            raise GrowthError(f"Widths must be whole numbers. Received: {name}={width!r}")
+            raise GrowthError(f"Widths must be whole numbers. Received: {name}={width!r}.")
         now = next((p.width for p, _ in site.members if p.path == name), site.width)
         added = int(width) - now
         if added <= 0:

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_grow import _backend, _keras
 from keras_grow.apply import Slopes
-from keras_grow.errors import GrowthError
+from keras_grow.errors import GrowthError, check_whole
 from keras_grow.growth import events as event_log
 from keras_grow.growth import methods
 from keras_grow.growth.data import GrowthData
@@ -90,6 +90,19 @@ class GrowthCallback(keras.callbacks.Callback):
             raise GrowthError(
                 f"on_failure must be 'continue' or 'raise'. Received: on_failure={on_failure!r}"
             )
+        if schedule is not None and (isinstance(schedule, type) or not hasattr(schedule, "due")):
+            raise GrowthError(
+                "schedule must say when to grow, such as keras_grow.schedules.Every(200). "
+                f"Received: schedule={schedule!r}"
+            )
+        if selector is not None and not isinstance(selector, Selector):
+            raise GrowthError(
+                "selector must say where to grow, such as keras_grow.selectors.All(amount=2). "
+                f"Received: selector={selector!r}"
+            )
+        if log_dir is not None and not isinstance(log_dir, (str, os.PathLike)):
+            raise GrowthError(f"log_dir must be a folder's path. Received: log_dir={log_dir!r}")
+        check_whole("seed", seed, 0)
         self.method = methods.get(method)
         self.schedule = Every(200) if schedule is None else schedule
         self.selector = All(amount=2) if selector is None else selector
@@ -122,7 +135,17 @@ class GrowthCallback(keras.callbacks.Callback):
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes on from a value of `get_state`, for a model with the widths it had then."""
+        """Goes on from a value of `get_state`, for a model with the widths it had then.
+
+        Raises:
+            GrowthError: `state` is no such value.
+        """
+        missing = {"step", "count", "initial_widths", "grown", "events"}.difference(state)
+        if missing:
+            raise GrowthError(
+                "The state must be a value of GrowthCallback.get_state(). "
+                f"Received: {state!r:.200}, which lacks {sorted(missing)}."
+            )
         self.step = int(state["step"])
         self._count = int(state["count"])
         self._initial = {k: int(v) for k, v in state["initial_widths"].items()}
@@ -138,7 +161,7 @@ class GrowthCallback(keras.callbacks.Callback):
             raise GrowthError(f"Model '{model.name}' must be compiled before it can grow in fit.")
         for site in atlas.sites:
             self._initial.setdefault(site.name, site.width)
-        self.selector.candidates(atlas)
+        self.selector.check(atlas)
         self._outputs = Outputs(atlas.graph) if self.verify else None
         self._stoppings = _keras.early_stoppings(self)
         self._slopes.remove()  # of a fit that ended in an error, where `on_train_end` is not called
@@ -179,8 +202,6 @@ class GrowthCallback(keras.callbacks.Callback):
         if not amounts:
             return
         surveyed = time.perf_counter()
-        batch = self.data.batch(self._count - 1, atlas.graph)
-        drawn = time.perf_counter()
         event = GrowthEvent(
             step=self.step,
             epoch=self._epoch,
@@ -191,8 +212,10 @@ class GrowthCallback(keras.callbacks.Callback):
             flops_after=graph_flops(atlas.graph),
         )
         rng = np.random.default_rng([self.seed, self._count])
-        step = GrowthStep(atlas, amounts, self.method, rng, batch, self._slopes, self._outputs)
         try:
+            batch = self.data.batch(self._count - 1, atlas.graph)
+            drawn = time.perf_counter()
+            step = GrowthStep(atlas, amounts, self.method, rng, batch, self._slopes, self._outputs)
             done = step.run()
         except Exception as error:
             if self.on_failure == "raise" or not _backend.is_machine_fault(error):

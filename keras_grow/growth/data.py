@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_grow.errors import DataError
+from keras_grow.errors import DataError, check_whole
 from keras_grow.graph import Graph
 
 Batch = tuple[Any, Any, Any]
@@ -33,8 +33,7 @@ class GrowthData:
                 "Growth data is missing. Pass data=(x, y), a dataset, a DataLoader, a PyDataset "
                 "or a function that returns a batch."
             )
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise DataError(f"batch_size must be 1 or more. Received: batch_size={batch_size!r}")
+        check_whole("batch_size", batch_size, 1)
         self.batch_size = batch_size
         self.seed = seed
         self._draw = self._source(data)
@@ -58,7 +57,7 @@ class GrowthData:
             return lambda number: data[number % _length(data)]
         if isinstance(data, (tuple, list, dict, np.ndarray)) or _is_tensor(data):
             return self._from_arrays(data)
-        if hasattr(data, "__iter__"):
+        if hasattr(data, "__iter__") and not isinstance(data, (str, bytes)):
             return _Cycle(data)
         if callable(data):
             return lambda number: data()
@@ -74,6 +73,12 @@ class GrowthData:
                 "Growth data as arrays must be (x,), (x, y) or (x, y, sample_weight). "
                 f"Received: {len(parts)} parts."
             )
+        for leaf in tree.flatten(parts):
+            if leaf is not None and not getattr(leaf, "shape", None):
+                raise DataError(
+                    "Growth data must be arrays with the samples along their first axis; convert "
+                    f"lists with np.asarray. Received: {leaf!r} ({type(leaf).__name__})."
+                )
         sizes = {len(leaf) for leaf in tree.flatten(parts) if leaf is not None}
         if len(sizes) != 1:
             raise DataError(
@@ -143,6 +148,13 @@ def check(x: Any, y: Any, sample_weight: Any, graph: Graph) -> None:
             f"Model '{model}' has {len(graph.inputs)} inputs, but the growth data has "
             f"{len(leaves)}. Pass x as the model takes it, in (x, y)."
         )
+    if isinstance(x, dict):
+        names = [r.tensors[0].name for r in graph.inputs]
+        if missing := [n for n in names if n not in x]:
+            raise DataError(
+                f"The growth data has no value for input {missing} of model '{model}', whose "
+                f"inputs are {names}. Received: a dict of {sorted(x)}."
+            )
     ordered = [x[r.tensors[0].name] for r in graph.inputs] if isinstance(x, dict) else leaves
     for leaf, ref in zip(ordered, graph.inputs, strict=True):
         expected = ref.shape

@@ -58,6 +58,11 @@ def tolerance_of(model: Any) -> float:
 
 def compare(before: list[np.ndarray], after: list[np.ndarray], tolerance: float = 1e-5) -> Report:
     """Compares flat lists of outputs."""
+    if len(before) != len(after):
+        raise GrowthError(
+            "The models have different numbers of outputs, so they cannot be compared. "
+            f"Received: {len(before)} and {len(after)}."
+        )
     deviation = scale = 0.0
     for a, b in zip(before, after, strict=True):
         if a.shape != b.shape:

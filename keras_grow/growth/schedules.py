@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from keras_grow.errors import GrowthError
+from keras_grow.errors import check_whole
 
 
 class Schedule(Protocol):
@@ -16,11 +16,6 @@ class Schedule(Protocol):
     def remaining(self, count: int) -> int | None:
         """How many growths are still to come after `count`; None if there is no end."""
         ...
-
-
-def _positive(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise GrowthError(f"{name} must be a whole number of 1 or more. Received: {name}={value!r}")
 
 
 @dataclass(frozen=True)
@@ -38,11 +33,11 @@ class Every(Schedule):
     times: int | None = None
 
     def __post_init__(self) -> None:
-        _positive("steps", self.steps)
+        check_whole("steps", self.steps, 1)
         if self.start is not None:
-            _positive("start", self.start)
+            check_whole("start", self.start, 1)
         if self.times is not None:
-            _positive("times", self.times)
+            check_whole("times", self.times, 1)
 
     def due(self, step: int, count: int) -> bool:
         if self.times is not None and count >= self.times:

@@ -4,6 +4,7 @@ import fnmatch
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import keras
@@ -54,18 +55,40 @@ class Selector:
             self._partial = True
         else:
             self._partial = False
-        ok = isinstance(amount, Mapping) or (
-            isinstance(amount, (int, float)) and not isinstance(amount, bool) and amount > 0
-        )
-        if not ok or (isinstance(amount, float) and not math.isfinite(amount)):
+        if isinstance(amount, Mapping):
+            ok = len(amount) > 0
+        else:
+            ok = isinstance(amount, Real) and not isinstance(amount, bool) and 0 < amount < math.inf
+        if not ok:
             raise GrowthError(
                 "amount must be a positive number of channels (int), a positive fraction of the "
                 "initial width (float), a dict of target widths, or a model that has them. "
                 f"Received: amount={amount!r}"
             )
         self.amount = amount
-        self.names = None if names is None else [names] if isinstance(names, str) else list(names)
+        if isinstance(names, str):
+            names = [names]
+        if names is not None and not isinstance(names, Sequence):
+            raise GrowthError(f"names must be a list of layer names. Received: names={names!r}")
+        if pattern is not None and not isinstance(pattern, str):
+            raise GrowthError(
+                f"pattern must be a shell pattern such as 'block2_*'. Received: pattern={pattern!r}"
+            )
+        self.names = None if names is None else list(names)
         self.pattern = pattern
+
+    def check(self, atlas: Atlas) -> None:
+        """Raises GrowthError, before training begins, if the model does not fit what is asked."""
+        self.candidates(atlas)
+        if isinstance(self.amount, Mapping) and not self._partial:
+            widths = {site.name: site.width for site in atlas.sites}
+            for name, width in self._targets(atlas).items():
+                if width < widths[name]:
+                    raise GrowthError(
+                        f"The target width of '{name}' is less than its present width "
+                        f"{widths[name]}, and it can only become wider. "
+                        f"Received: amount={dict(self.amount)}"
+                    )
 
     def candidates(self, atlas: Atlas) -> list[Site]:
         """The sites this selector is limited to.
@@ -82,8 +105,15 @@ class Selector:
             wanted = self._targets(atlas)
             sites = [s for s in sites if s.name in wanted]
         if not sites:
-            limits = f"names={self.names!r}, pattern={self.pattern!r}"
             known = [p for s in atlas.sites for p in s.producers]
+            if not known:
+                raise GrowthError(
+                    f"Model '{atlas.graph.model.name}' has no layer that can grow. "
+                    "keras_grow.sites(model, refused=True) says why, layer by layer."
+                )
+            limits = f"names={self.names!r}, pattern={self.pattern!r}"
+            if isinstance(self.amount, Mapping):
+                limits += f", amount={dict(self.amount)}"
             raise GrowthError(
                 f"No site of model '{atlas.graph.model.name}' is left to grow. Received: {limits}. "
                 + nearest(self.pattern or "", known)
@@ -99,11 +129,11 @@ class Selector:
             if self._partial and name not in growable:
                 continue  # a whole model as target: layers that cannot grow keep their width
             site = atlas.find(name)
-            if not isinstance(width, int) or isinstance(width, bool) or width < 1:
+            if not isinstance(width, Integral) or isinstance(width, bool):
                 raise GrowthError(
-                    f"Target widths must be whole numbers. Received: {name}={width!r}"
+                    f"Target widths must be whole numbers. Received: {name}={width!r}."
                 )
-            targets[site.name] = max(width, targets.get(site.name, 0))
+            targets[site.name] = max(int(width), targets.get(site.name, 0))
         return targets
 
     def amount_for(self, site: Site, occasion: Occasion) -> int:
@@ -114,10 +144,10 @@ class Selector:
                 return 0
             wanted = -(-need // (occasion.remaining or 1))
             return min(_whole(wanted, site), need // site.granularity * site.granularity)
-        if isinstance(self.amount, float):
+        if not isinstance(self.amount, Integral):
             wanted = max(1, math.floor(self.amount * occasion.initial[site.name] + 0.5))
             return _whole(wanted, site)
-        return _whole(self.amount, site)
+        return _whole(int(self.amount), site)
 
     def select(self, occasion: Occasion) -> dict[Site, int]:
         """New channels by site; empty if all have their target width."""
