@@ -1,5 +1,7 @@
 """What differs between the TensorFlow, PyTorch and JAX backends."""
 
+import functools
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -144,6 +146,27 @@ def compiled(function: Callable, variables: Sequence[Any]) -> Callable:
 
         return quiet
     return lambda *arrays: function([], *arrays)
+
+
+def fused(function: Callable) -> Callable:
+    """Decorator for pure functions of arrays that JAX should compile as one.
+
+    Positional arguments are arrays; keyword arguments are static and hashable. What was compiled
+    is used again for all arrays of the same shapes, at every site and every growth.
+    """
+
+    @functools.cache
+    def jitted() -> Callable:
+        import jax
+
+        names = inspect.getfullargspec(function).kwonlyargs
+        return jax.jit(function, static_argnames=names)
+
+    @functools.wraps(function)
+    def call(*arrays: Any, **static: Any) -> Any:
+        return (jitted() if name() == "jax" else function)(*arrays, **static)
+
+    return call
 
 
 def as_tensors(data: Any) -> Any:

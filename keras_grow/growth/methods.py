@@ -278,12 +278,12 @@ def top_directions(matrix: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         Singular values, largest first, (min(m, n),), and vectors (min(k, m, n), n).
     """
     m, n = matrix.shape
-    k = min(k, m, n)
-    gram = matrix.T @ matrix if n <= m else matrix @ matrix.T
-    size = len(gram)
+    size = min(m, n)
+    k = min(k, size)
     if size == 0:
         return np.zeros(0), np.zeros((0, n))
     with _blas().limit(limits=1):
+        gram = matrix.T @ matrix if n <= m else matrix @ matrix.T
         squares = linalg.eigvalsh(gram)
         _, vectors = linalg.eigh(gram, subset_by_index=[size - k, size - 1])
     values = np.sqrt(np.maximum(squares[::-1], 0.0))

@@ -47,7 +47,6 @@ class Statistics:
         self.probed = [c for c in self.graph.calls if id(c.op) in self.readers]
         self.kept = self._refs_to_keep()
         self._pass = _backend.compiled(self._gradients, self.variables)
-        self._step = _backend.compiled(self._directional, self.variables)
 
     def __call__(self, x: Any, y: Any = None, sample_weight: Any = None) -> "Measured":
         """Loss of the batch, and M of every site.
@@ -57,7 +56,8 @@ class Statistics:
             DataError: the loss of the batch is not finite.
         """
         try:
-            loss, matrices, record = self._pass(x, y, sample_weight)
+            loss, record = self._pass(x, y, sample_weight)
+            matrices = [self._matrix(site, record) for site in self.plan.sites]
         except NoSlope as reason:
             raise GrowthError(
                 f"The best direction for new channels cannot be computed: {reason}. "
@@ -84,18 +84,14 @@ class Statistics:
             By site (2, k): the change for a unit step of each neuron's fan-in along +M v, and
             along -M v, one-sided activations included.
         """
-        arguments = {}
-        for i, site in enumerate(self.plan.sites):
-            if site in directions:
-                v = directions[site]
-                fan_in = measured.matrices[site] @ v
-                norms = np.linalg.norm(fan_in, axis=0, keepdims=True)
-                fan_in = np.divide(fan_in, norms, out=np.zeros_like(fan_in), where=norms > 0)
-                arguments[str(i)] = (v.astype("float32"), fan_in.astype("float32"))
-        if not arguments:
-            return {}
-        result = self._step(measured.record, _backend.as_tensors(arguments))
-        return {self.plan.sites[int(i)]: _backend.to_numpy(r) for i, r in result.items()}
+        changes = {}
+        for site, v in directions.items():
+            fan_in = measured.matrices[site] @ v
+            norms = np.linalg.norm(fan_in, axis=0, keepdims=True)
+            fan_in = np.divide(fan_in, norms, out=np.zeros_like(fan_in), where=norms > 0)
+            change = self._site_steps(site, measured.record, fan_in.astype("float32"))
+            changes[site] = (change * v.T).sum(axis=2)
+        return changes
 
     # --- the pass ------------------------------------------------------------------------------
 
@@ -134,14 +130,10 @@ class Statistics:
             return _keras.pure_call(body, mapping)
 
         loss, gradients, tensors = _backend.gradients(forward)
-        record = (
-            [ops.cast(t, "float32") if _is_float(t) else t for t in tensors],
-            [ops.cast(g, "float32") / scale for g in gradients],
+        return loss / scale, (
+            [ops.stop_gradient(_single(t)) for t in tensors],
+            [ops.stop_gradient(_single(g if scale == 1 else g / scale)) for g in gradients],
         )
-        matrices = _keras.pure_call(
-            lambda: [self._matrix(site, record) for site in self.plan.sites], mapping
-        )
-        return loss / scale, matrices, record
 
     def _loss(self, x: Any, y: Any, y_pred: Any, sample_weight: Any) -> Any:
         try:
@@ -192,19 +184,15 @@ class Statistics:
             rows.append(self._propagate(site, start, record, context))
         return rows[0] if len(rows) == 1 else ops.concatenate(rows, axis=0)
 
-    def _directional(self, mapping: list, record: Any, arguments: dict[str, tuple]) -> Any:
-        mapping = mapping or [(v, v.value) for v in self.variables]
+    def _site_steps(self, site: SitePlan, record: Any, fan_in: np.ndarray) -> np.ndarray:
+        """Loss gradient by the fan-out of neurons whose fan-in takes a step, one-sided.
 
-        def body() -> dict[str, Any]:
-            return {
-                i: self._site_steps(self.plan.sites[int(i)], record, v, fan_in)
-                for i, (v, fan_in) in arguments.items()
-            }
+        Args:
+            fan_in: unit steps, (fan-in entries, k).
 
-        return _keras.pure_call(body, mapping)
-
-    def _site_steps(self, site: SitePlan, record: Any, v: Any, fan_in: Any) -> Any:
-        """Loss change per neuron for steps of its fan-in along +`fan_in` and -`fan_in`; (2, k)."""
+        Returns:
+            (2, k, fan-out entries): for steps along +`fan_in` and along -`fan_in`.
+        """
         context = self._context(record, directional=True)
         sizes = self._fan_in_sizes(site)
         offsets = np.cumsum([0, *sizes])
@@ -215,13 +203,14 @@ class Statistics:
                 for slot, a, b in zip(site.writes, offsets[:-1], offsets[1:], strict=True):
                     if slot.producer.call.op is call.op:
                         x = context.actual(call.inputs[0])
-                        pre, axis = rule_for(call.op).respond(call, x, sign * fan_in[a:b])
-                        return Shadow(pre, axis, np.arange(v.shape[1]))
+                        weights = ops.convert_to_tensor(sign * fan_in[a:b], x.dtype)
+                        pre, axis = rule_for(call.op).respond(call, x, weights)
+                        return Shadow(pre, axis, np.arange(fan_in.shape[1]))
                 return None
 
             change = self._propagate(site, start, record, context)
-            results.append(ops.sum(change * ops.transpose(v), axis=1))
-        return ops.stack(results)
+            results.append(_backend.to_numpy(change).astype("float64"))
+        return np.stack(results)
 
     @staticmethod
     def _fan_in_sizes(site: SitePlan) -> list[int]:
@@ -313,5 +302,7 @@ def _entries(slot: ReadSlot) -> int:
     return int(np.prod(shape)) * slot.rows.shape[1]
 
 
-def _is_float(tensor: Any) -> bool:
-    return "float" in keras.backend.standardize_dtype(tensor.dtype)
+def _single(tensor: Any) -> Any:
+    """Low-precision tensors in float32; others as they are."""
+    dtype = keras.backend.standardize_dtype(tensor.dtype)
+    return ops.cast(tensor, "float32") if dtype in ("float16", "bfloat16") else tensor

@@ -21,7 +21,15 @@ from keras_grow.rules.base import (
     channel_axis,
     register,
 )
-from keras_grow.rules.windows import Windows, as_rows, im2col, padding_of, spread, taps
+from keras_grow.rules.windows import (
+    Window,
+    Windows,
+    as_rows,
+    by_spread_gradient,
+    centre_tap,
+    padding_of,
+    taps_by_gradient,
+)
 
 layers = keras.layers
 
@@ -89,14 +97,9 @@ class ConvBase(Producer):
     def axis(self, call: Call) -> int:
         return channel_axis(call.op.data_format, call.inputs[0].rank)
 
-    def window(self, call: Call) -> dict:
+    def window(self, call: Call) -> Window:
         layer = call.op
-        return {
-            "kernel": layer.kernel_size,
-            "strides": layer.strides,
-            "dilation": layer.dilation_rate,
-            "padding": layer.padding,
-        }
+        return Window(layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding)
 
 
 @register(layers.Conv1D, layers.Conv2D, layers.Conv3D)
@@ -175,21 +178,15 @@ class ConvRule(ConvBase):
                 "direction is not computed; use method='random'"
             )
         window = self.window(call)
-        if isinstance(shadow, Windows) and shadow.pays_off(gradient, window):
-            product = shadow.correlate(gradient, window)
-            return ops.reshape(product, (len(shadow.ids), *layer.kernel_size, -1)), shadow.ids
-        axes = [a for a in range(1, len(shadow.tensor.shape)) if a != axis]
-        count = len(shadow.ids)
-        if count < gradient.shape[axis]:  # spread out the side with fewer channels
-            columns = as_rows(im2col(shadow.tensor, axis, **window), axis)
-            product = _backend.matrix_product(columns, as_rows(gradient, axis))
-            product = ops.reshape(product, (*layer.kernel_size, count, -1))
+        if isinstance(shadow, Windows):
+            product = shadow.by_displacement(gradient, window)
+            if product is not None:
+                return product, shadow.ids
+        x = shadow.tensor
+        if x.shape[axis] < gradient.shape[axis]:
+            product = taps_by_gradient(x, gradient, channel=axis, window=window)
             return ops.moveaxis(product, -2, 0), shadow.ids
-        sizes = [shadow.tensor.shape[a] for a in axes]
-        cells = list(spread(gradient, axes, sizes, **window))
-        moved = cells[0] if len(cells) == 1 else ops.concatenate(cells, axis=axis)
-        product = _backend.matrix_product(as_rows(shadow.tensor, axis), as_rows(moved, axis))
-        return ops.reshape(product, (len(shadow.ids), *layer.kernel_size, -1)), shadow.ids
+        return by_spread_gradient(x, gradient, channel=axis, window=window), shadow.ids
 
     def flops(self, call: Call, inputs: list, outputs: list) -> float:
         layer, axis = call.op, self.axis(call)
@@ -199,12 +196,10 @@ class ConvRule(ConvBase):
 
 
 def depthwise_shadow(
-    call: Call, x: Shadow, copies: int, window: dict, context: ShadowContext
+    call: Call, x: Shadow, copies: int, window: Window, context: ShadowContext
 ) -> Shadow:
     """New channels pass through the identity kernel: the centre tap of the window."""
-    centre = tuple(k // 2 for k in window["kernel"])
-    axes = [a for a in range(1, len(x.tensor.shape)) if a != x.axis]
-    tensor = next(tap for cell, tap in taps(x.tensor, axes, **window) if cell == centre)
+    tensor = centre_tap(x.tensor, channel=x.axis, window=window)
     ids = np.repeat(x.ids, copies)
     if copies > 1:
         tensor = ops.repeat(tensor, copies, axis=x.axis)
@@ -279,10 +274,7 @@ class SeparableRule(ConvBase):
 
     def correlate(self, call: Call, shadow: Shadow, gradient: Any) -> tuple[Any, np.ndarray]:
         layer, axis = call.op, shadow.axis
-        centre = tuple(k // 2 for k in layer.kernel_size)
-        axes = [a for a in range(1, len(shadow.tensor.shape)) if a != axis]
-        window = self.window(call)
-        tensor = next(tap for cell, tap in taps(shadow.tensor, axes, **window) if cell == centre)
+        tensor = centre_tap(shadow.tensor, channel=axis, window=self.window(call))
         product = _backend.matrix_product(as_rows(tensor, axis), as_rows(gradient, axis))
         ones = (1,) * len(layer.kernel_size)
         product = ops.reshape(product, (len(shadow.ids), *ones, -1))
