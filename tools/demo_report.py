@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -122,7 +123,7 @@ def write_plot(folder: Path, results: list[Result], batches_per_epoch: int) -> N
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     seeds = len({result.seed for result in results})
     figure, (by_step, by_flops) = pyplot.subplots(
@@ -160,14 +161,15 @@ def write_plot(folder: Path, results: list[Result], batches_per_epoch: int) -> N
     by_step.set_yscale("log")
     by_step.set_xlabel("training step")
     by_flops.set_xlabel("training FLOPs so far")
+    by_flops.xaxis.set_major_formatter(ticker.EngFormatter())
     by_step.set_ylabel(f"training loss (mean of the last {window} batches)")
     for axes in (by_step, by_flops):
         axes.grid(True, which="major", color="0.9", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
     # Triangles are in neither list of lines; say what they are in the legend's title.
     by_step.legend(title="triangles: growth", frameon=True, framealpha=0.9, loc="lower left")
-    over = f"mean and range of {seeds} seeds" if seeds > 1 else "one seed"
-    figure.suptitle(f"Handwritten digits, small conv net: {over}")
+    over = f"geometric mean and range of {seeds} seeds" if seeds > 1 else "one seed"
+    figure.suptitle(f"Handwritten digits, small conv net ({over})")
     _written(folder / PLOT_FILE, lambda path: figure.savefig(path, dpi=150))
     pyplot.close(figure)
 
@@ -189,11 +191,13 @@ def print_next(console: Console, folder: Path) -> None:
     ):
         console.print(Text(f"  {folder / name}  {what}"), soft_wrap=True)
     console.print("\n[bold]Next, on that file or on one of yours[/bold]")
-    for line in (
-        f"keras-grow inspect {model}",
-        f"keras-grow widen {model} {site.name}={site.width + 4 * site.granularity} -o {wider}",
-        f"keras-grow verify {model} {wider}",
+    width = site.width + 4 * site.granularity
+    for words in (
+        ("inspect", model),
+        ("widen", model, f"{site.name}={width}", "-o", wider),
+        ("verify", model, wider),
     ):
+        line = shlex.join(["keras-grow", *map(str, words)])
         console.print(Text(f"  {line}"), soft_wrap=True)
     console.print("\n[bold]Or grow your own model while it trains[/bold]")
     console.print(

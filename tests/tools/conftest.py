@@ -45,14 +45,16 @@ def dense_net(*layers: keras.layers.Layer) -> keras.Model:
 
 @pytest.fixture(scope="session")
 def good(tmp_path_factory) -> Path:
-    """A folder with models that can be read: net.keras, net.h5, trained.keras."""
+    """A folder with models that can be read."""
     folder = tmp_path_factory.mktemp("good")
     net = residual_net()
     net.save(folder / "net.keras")
     net.save(folder / "net.h5")
-    net.compile(keras.optimizers.Adam(1e-3), "mse")
-    net.fit(np.ones((8, 6, 6, 1)), np.zeros((8, 2)), batch_size=4, verbose=0)
-    net.save(folder / "trained.keras")
+    dense = dense_net()
+    dense.save(folder / "dense.keras")
+    dense.compile(keras.optimizers.Adam(1e-3), "mse")
+    dense.fit(np.ones((8, 3)), np.zeros((8, 2)), batch_size=4, verbose=0)
+    dense.save(folder / "trained.keras")
     own_loss = dense_net()
     own_loss.compile("sgd", outsider_loss)
     own_loss.save(folder / "own_loss.keras")

@@ -1,10 +1,13 @@
 """The command line as users start it: a process of its own."""
 
+import functools
 import json
 import time
 
 import keras
 import numpy as np
+
+from keras_grow.tools import demo
 
 # Keras is there and keras_grow is not.
 WITHOUT_US = """
@@ -12,7 +15,7 @@ import sys
 sys.modules["keras_grow"] = None
 import keras, numpy
 model = keras.saving.load_model(sys.argv[1])
-numpy.save(sys.argv[2], model.predict_on_batch(numpy.load(sys.argv[3])))
+numpy.save("outputs.npy", model.predict_on_batch(numpy.load("images.npy")))
 try:
     import keras_grow
 except ImportError:
@@ -52,24 +55,19 @@ def test_a_missing_file_is_told_before_keras_is_imported(process):
     assert "keras.src" not in result.stderr
 
 
-def test_widen_and_load_without_keras_grow(process, good, tmp_path):
+def test_widen_in_a_process(process, good, tmp_path):
     result = process(
-        "-m", "keras_grow.tools", "widen", good / "net.keras", "inner=5", "-o", "wider.keras"
+        "-m", "keras_grow.tools", "widen", good / "dense.keras", "first=6", "-o", "wider.keras"
     )
     assert result.returncode == 0, result.stderr
     assert "Warning: " not in result.stderr  # what TensorFlow logs there is not ours
-    images = np.random.default_rng(1).normal(size=(4, 6, 6, 1)).astype("float32")
-    np.save(tmp_path / "images.npy", images)
-    result = process("-c", WITHOUT_US, "wider.keras", "outputs.npy", "images.npy")
-    assert result.returncode == 0, result.stderr
-    assert result.stdout == "ok\n"
-    expected = keras.saving.load_model(good / "net.keras", compile=False).predict_on_batch(images)
-    np.testing.assert_allclose(
-        np.load(tmp_path / "outputs.npy"), np.asarray(expected), rtol=1e-4, atol=1e-5
-    )
+    assert "4 -> 6" in result.stdout
+    assert keras.saving.load_model(tmp_path / "wider.keras").get_layer("first").units == 6
 
 
-def test_demo(run, process, tmp_path, snapshot):
+def test_demo(run, process, tmp_path, snapshot, monkeypatch):
+    # One growth instead of three: what takes the time is compiling for each new width.
+    monkeypatch.setattr(demo, "Settings", functools.partial(demo.Settings, growths=1))
     out = tmp_path / "demo"
     result = run("demo", "--out", out, "--seeds", 1, "--epochs", 1)
     assert result.exit_code == 0, (result.stderr, result.exception)
@@ -77,31 +75,17 @@ def test_demo(run, process, tmp_path, snapshot):
         assert text in result.stdout
     assert sorted(p.name for p in out.iterdir()) == ["grown.keras", "loss.png", "results.json"]
     assert (out / "loss.png").read_bytes().startswith(b"\x89PNG")
+    check_results(json.loads((out / "results.json").read_text(encoding="utf-8")))
 
-    found = json.loads((out / "results.json").read_text(encoding="utf-8"))
-    runs = {one["way"]: one for one in found["runs"]}
-    assert set(runs) == {"small", "big", "random", "gradmax"}
-    small, big = runs["small"], runs["big"]
-    for way, one in runs.items():
-        assert len(one["losses"]) == 22
-        assert 0 <= one["accuracy"] <= 1
-        assert np.isfinite(one["loss"])
-        if way in ("random", "gradmax"):
-            assert len(one["growth_steps"]) == 3
-            assert one["parameters"] == big["parameters"]
-            assert small["training_flops"] < one["training_flops"] < big["training_flops"]
-            # Until the first growth all that starts small is the same network on the same data.
-            first = one["growth_steps"][0]
-            np.testing.assert_allclose(one["losses"][:first], small["losses"][:first], rtol=1e-4)
-            # And growth did not change what it computes.
-            assert all(event["deviation"] < 1e-3 for event in one["events"])
-    # Random and GradMax spend the same on training; GradMax also looks at gradients to grow.
-    assert runs["gradmax"]["training_flops"] > runs["random"]["training_flops"]
-
-    np.save(tmp_path / "images.npy", np.ones((2, 8, 8, 1), "float32"))
-    loaded = process("-c", WITHOUT_US, out / "grown.keras", "logits.npy", "images.npy")
+    # What it saved is plain Keras.
+    images = np.random.default_rng(1).random((4, 8, 8, 1)).astype("float32")
+    np.save(tmp_path / "images.npy", images)
+    loaded = process("-c", WITHOUT_US, out / "grown.keras")
     assert loaded.stdout == "ok\n", loaded.stderr
-    assert np.load(tmp_path / "logits.npy").shape == (2, 10)
+    here = keras.saving.load_model(out / "grown.keras").predict_on_batch(images)
+    np.testing.assert_allclose(
+        np.load(tmp_path / "outputs.npy"), np.asarray(here), rtol=1e-4, atol=1e-5
+    )
 
     before = snapshot(out)
     again = run("demo", "--out", out, "--seeds", 1, "--epochs", 1)
@@ -116,3 +100,25 @@ def test_demo_refuses_a_file_as_its_folder(run, tmp_path):
     assert result.exit_code == 2
     assert "is a file" in result.stderr
     assert (tmp_path / "file").read_text(encoding="utf-8") == "mine"
+
+
+def check_results(found):
+    runs = {one["way"]: one for one in found["runs"]}
+    assert set(runs) == {"small", "big", "random", "gradmax"}
+    small, big = runs["small"], runs["big"]
+    for way, one in runs.items():
+        assert len(one["losses"]) == len(one["flops_by_step"]) == 22
+        assert one["flops_by_step"][-1] == one["training_flops"]
+        assert np.isfinite(one["loss"])
+        assert found["summary"][way]["accuracy"]["mean"] == one["accuracy"] <= 1
+        if way in ("random", "gradmax"):
+            assert one["growth_steps"] == [11]
+            assert one["parameters"] == big["parameters"]
+            assert small["training_flops"] < one["training_flops"] < big["training_flops"]
+            # Until it grows, all that starts small is the same network on the same data.
+            np.testing.assert_allclose(one["losses"][:11], small["losses"][:11], rtol=1e-4)
+            # And growth did not change what it computes.
+            assert all(event["deviation"] < 1e-5 for event in one["events"])
+    # Random and GradMax train alike; GradMax also looks at the gradients of 512 samples.
+    extra = runs["gradmax"]["training_flops"] - runs["random"]["training_flops"]
+    assert extra == 3 * runs["random"]["events"][0]["flops_before"] * 512
