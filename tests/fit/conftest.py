@@ -1,17 +1,3 @@
-"""Settings for the tests of growth in `fit`."""
+"""Settings for these tests."""
 
-import keras
-import pytest
-
-
-@pytest.fixture(autouse=True)
-def _quick_compilation():
-    """Compiling is most of the time on JAX, and these tiny programs need no optimization."""
-    if keras.config.backend() != "jax":
-        yield
-        return
-    import jax
-
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+from fit.harness import quick_compilation  # noqa: F401

@@ -2,10 +2,24 @@
 
 import keras
 import numpy as np
+import pytest
 from keras import layers, ops
 
 FEATURES, CLASSES = 5, 3
 WIDTHS = {"a": 4, "b": 3}
+
+
+@pytest.fixture(autouse=True)
+def quick_compilation():
+    """Compiling is most of the time on JAX, and these tiny programs need no optimization."""
+    if keras.config.backend() != "jax":
+        yield
+        return
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def relu_with_slope(x):
