@@ -20,6 +20,8 @@ for _name, _value in {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "TF_ENABLE_ONEDNN_OPTS": "0",  # its notice, and its different rounding
     "MPLBACKEND": "Agg",
+    # Tests compile much and compute little: XLA spends half the time when it optimises less.
+    "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
 }.items():
     os.environ.setdefault(_name, _value)
 
