@@ -1,5 +1,6 @@
-"""Makes many small models affordable on JAX, where every new shape is compiled."""
+"""Makes many small models affordable."""
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +12,10 @@ from keras_grow import _backend
 
 @pytest.fixture(autouse=True)
 def _quick_on_jax(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs verification op by op, and starts kernels at zero instead of drawing them.
+    """On JAX, runs verification op by op, and starts kernels at zero instead of drawing them.
 
-    Neither matters to these tests: every weight gets a random value from the harness, and the
-    compiled verification is run by the tests of growth during `fit`.
+    Every new shape is compiled there. Neither matters to these tests: every weight gets a random
+    value from the harness, and the tests of growth during `fit` run the compiled verification.
     """
     if keras.config.backend() == "jax":
 
@@ -27,3 +28,10 @@ def _quick_on_jax(monkeypatch: pytest.MonkeyPatch) -> None:
             "__call__",
             lambda self, shape, dtype=None, **_: keras.ops.zeros(shape, dtype),
         )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _few_objects() -> None:
+    """Growth on TensorFlow looks through all objects for other models; leave out what is old."""
+    gc.collect()
+    gc.freeze()
