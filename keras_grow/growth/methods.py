@@ -233,12 +233,13 @@ class GradMax(_Scaled):
             forward, backward = steps
             # With v the first step changes the loss by `backward`; with -v, by -`forward`.
             directions = np.where((forward > -backward)[:, None], -directions, directions)
-        rank = len(directions)
-        if rank < problem.added:
-            rest = rng.standard_normal((problem.added - rank, problem.matrix.shape[1]))
+        missing = problem.added - len(directions)
+        if missing:
+            rest = rng.standard_normal((missing, problem.matrix.shape[1]))
             directions = np.concatenate([directions, _unit(rest)])
         fan_out, fan_in = self._finish(problem, directions, rng)
         values, _ = problem.spectrum
+        rank = _rank(values, problem.matrix)
         return Solution(fan_out, fan_in, values, _gradient_norm(problem, fan_out), rank)
 
 
