@@ -46,7 +46,8 @@ def test_random_is_isotropic_unless_told_to_be_positive():
     isotropic = solve(kg.methods.Random(), problem(added=500)).fan_out
     assert np.abs(isotropic.mean(axis=0)).max() < 0.1 * np.linalg.norm(isotropic[0])
     positive = solve(kg.methods.Random(distribution="positive"), problem(added=500)).fan_out
-    assert (positive >= 0).all() and positive.any()
+    assert (positive >= 0).all()
+    assert positive.any()
 
 
 def test_the_inverse_form_leaves_the_fan_out_zero():
