@@ -33,9 +33,9 @@ OnStep = Callable[[int, float], None]
 class Settings:
     """What is trained and how. Widths are those of ``conv1`` and ``conv2``; ``conv3`` has twice.
 
-    The network starts at ``small`` and each of ``growths`` events adds its initial width once
-    more to every layer, so that it ends at ``big``. The events are evenly spaced over the first
-    half of training; the second half is left to the finished network.
+    A grown network starts at ``small`` and gets to ``big`` in ``growths`` equal parts. The events
+    are evenly spaced over the first half of training; the second half is left to the finished
+    network.
 
     The learning rate is below the one that is best for training from scratch (about 0.02), on
     purpose and for all four alike: GradMax makes the gradients of new neurons as large as can be,
@@ -47,17 +47,17 @@ class Settings:
     learning_rate: float = 0.005
     momentum: float = 0.9
     small: int = 2
-    growths: int = 3
+    big: int = 8
+    growths: int = 2
     growth_samples: int = 512
-
-    @property
-    def big(self) -> int:
-        """The final width of ``conv1``."""
-        return self.small * (1 + self.growths)
 
     def growth_every(self, steps: int) -> int:
         """Steps from one growth to the next, in a training of ``steps`` steps."""
         return max(1, steps // (2 * self.growths))
+
+    def growth_amount(self) -> float:
+        """What one growth adds to every layer, as a fraction of its initial width."""
+        return (self.big / self.small - 1) / self.growths
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def train(
             (x_train[: settings.growth_samples], y_train[: settings.growth_samples]),
             method=way.method,
             schedule=kg.schedules.Every(every, times=settings.growths),
-            selector=kg.selectors.All(amount=1.0),  # add the initial width once more
+            selector=kg.selectors.All(amount=settings.growth_amount()),
             seed=seed,
             on_failure="raise",  # a run that did not grow would be shown as one that did
         )

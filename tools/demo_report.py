@@ -104,7 +104,7 @@ def write_results(folder: Path, results: list[Result], settings: Settings) -> No
         "schema": SCHEMA,
         "backend": keras.backend.backend(),
         "keras": keras.version(),
-        "settings": {**asdict(settings), "big": settings.big},
+        "settings": asdict(settings),
         "seeds": sorted({result.seed for result in results}),
         "summary": summarize(results),
         "runs": [result.to_dict() for result in results],

@@ -66,7 +66,7 @@ def test_widen_in_a_process(process, good, tmp_path):
 
 
 def test_demo(run, process, tmp_path, snapshot, monkeypatch):
-    # One growth instead of three: what takes the time is compiling for each new width.
+    # One growth instead of two: what takes the time is compiling for each new width.
     monkeypatch.setattr(demo, "Settings", functools.partial(demo.Settings, growths=1))
     out = tmp_path / "demo"
     result = run("demo", "--out", out, "--seeds", 1, "--epochs", 1)
