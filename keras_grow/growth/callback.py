@@ -187,8 +187,16 @@ class GrowthCallback(keras.callbacks.Callback):
 
     def on_train_end(self, logs: dict | None = None) -> None:
         self._stoppings = []
-        if self._slopes.remove():
-            _keras.drop_compiled(self._model)
+        if not self._slopes.remove():
+            return
+        _keras.drop_compiled(self._model)
+        if self.events and self.events[-1].sites and self.events[-1].step == self.step:
+            warnings.warn(
+                f"The last growth, at step {self.step}, was the end of training: its neurons have "
+                "not taken a step, and the plain activation has no slope where they are. Train "
+                "on with the same callback, or let the schedule end earlier.",
+                stacklevel=2,
+            )
 
     # --- growing -------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from keras_grow.rules.windows import (
     by_spread_gradient,
     centre_tap,
     padding_of,
+    rows_product,
     taps_by_gradient,
 )
 
@@ -82,10 +83,7 @@ class DenseRule(Producer):
         return Shadow(x, len(x.shape) - 1, np.arange(x.shape[-1]))
 
     def correlate(self, call: Call, shadow: Shadow, gradient: Any) -> tuple[Any, np.ndarray]:
-        rows = _backend.matrix_product(
-            as_rows(shadow.tensor, shadow.axis), as_rows(gradient, len(gradient.shape) - 1)
-        )
-        return rows, shadow.ids
+        return rows_product(shadow.tensor, gradient, channel=shadow.axis), shadow.ids
 
     def flops(self, call: Call, inputs: list, outputs: list) -> float:
         return 2.0 * size_of(outputs[0]) * inputs[0][-1]

@@ -356,6 +356,12 @@ def _without_border(
     )
 
 
+@_backend.fused
+def rows_product(x: Any, gradient: Any, *, channel: int) -> Any:
+    """(channels of x, channels of the gradient), summed over all positions of all samples."""
+    return _backend.matrix_product(as_rows(x, channel), as_rows(gradient, len(gradient.shape) - 1))
+
+
 def extended(x: Any, axes: Sequence[int], ranges: Sequence[tuple[int, int]]) -> Any:
     """x cut to `ranges` along `axes`, with zeros where a range reaches beyond it."""
     pads = [(0, 0)] * len(x.shape)
