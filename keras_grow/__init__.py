@@ -10,14 +10,20 @@ model.fit(..., callbacks=[kg.GrowthCallback((x, y))])   # or in the middle of on
 ```
 """
 
-from keras_grow.apply import Slopes
-from keras_grow.errors import DataError, GrowthError, RefusedError
-from keras_grow.growth import methods, schedules, selectors
-from keras_grow.growth.callback import GrowthCallback
-from keras_grow.growth.events import GrowthEvent, SiteGrowth
-from keras_grow.growth.outputs import Report, verify
-from keras_grow.plan import Plan, Refusal, Site
-from keras_grow.surgery import flops, grow_, plan, sites, widen
+import importlib
+import sys
+import types
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from keras_grow.apply import Slopes
+    from keras_grow.errors import DataError, GrowthError, RefusedError
+    from keras_grow.growth import methods, schedules, selectors
+    from keras_grow.growth.callback import GrowthCallback
+    from keras_grow.growth.events import GrowthEvent, SiteGrowth
+    from keras_grow.growth.outputs import Report, verify
+    from keras_grow.plan import Plan, Refusal, Site
+    from keras_grow.surgery import flops, grow_, plan, sites, widen
 
 __version__ = "0.1.0"
 
@@ -43,3 +49,41 @@ __all__ = [
     "verify",
     "widen",
 ]
+
+_HOME = {
+    "keras_grow.apply": ("Slopes",),
+    "keras_grow.errors": ("DataError", "GrowthError", "RefusedError"),
+    "keras_grow.growth": ("methods", "schedules", "selectors"),
+    "keras_grow.growth.callback": ("GrowthCallback",),
+    "keras_grow.growth.events": ("GrowthEvent", "SiteGrowth"),
+    "keras_grow.growth.outputs": ("Report", "verify"),
+    "keras_grow.plan": ("Plan", "Refusal", "Site"),
+    "keras_grow.surgery": ("flops", "grow_", "plan", "sites", "widen"),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+
+class _Package(types.ModuleType):
+    """Loads what is asked for when it is asked for.
+
+    Importing keras_grow must not import Keras, which takes seconds and settles the backend: the
+    command line answers --help at once and chooses an installed backend first.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _MODULE_OF:
+            raise AttributeError(f"module 'keras_grow' has no attribute '{name}'")
+        value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+        vars(self)[name] = value
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # `keras_grow.plan` is the function; importing the package of that name must not hide it.
+        if not (name in _MODULE_OF and isinstance(value, types.ModuleType)):
+            super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *__all__})
+
+
+sys.modules[__name__].__class__ = _Package

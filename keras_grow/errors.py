@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 
@@ -18,9 +18,19 @@ class DataError(GrowthError):
     """The growth data cannot be used: wrong shape, empty, or not finite."""
 
 
+def is_whole(value: Any) -> bool:
+    """Whether a value is a whole number, of Python or NumPy, and no truth value."""
+    return not isinstance(value, bool) and isinstance(value, Integral)
+
+
+def is_real(value: Any) -> bool:
+    """Whether a value is a real number, of Python or NumPy, and no truth value."""
+    return not isinstance(value, bool) and isinstance(value, Real)
+
+
 def check_whole(name: str, value: Any, least: int) -> None:
     """Raises GrowthError unless an argument is a whole number of `least` or more."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+    if not is_whole(value) or value < least:
         raise GrowthError(
             f"{name} must be a whole number of {least} or more. Received: {name}={value!r}"
         )

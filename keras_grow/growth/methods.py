@@ -7,14 +7,13 @@ inverse form, fan-in directions). Norms are the same for all methods, so that co
 
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from numbers import Real
 from typing import Any, Protocol
 
 import numpy as np
 from scipy import linalg
 from threadpoolctl import ThreadpoolController
 
-from keras_grow.errors import GrowthError, nearest
+from keras_grow.errors import GrowthError, is_real, nearest
 from keras_grow.plan.plan import INVERSE, OUTGOING
 
 
@@ -123,9 +122,9 @@ class _Scaled:
                 "scale_method must be 'mean_norm' or 'fixed'. "
                 f"Received: scale_method={self.scale_method!r}."
             )
-        if not isinstance(self.scale, Real) or not 0 < self.scale < np.inf:
+        if not is_real(self.scale) or not 0 < self.scale < np.inf:
             raise GrowthError(f"scale must be a positive number. Received: scale={self.scale!r}.")
-        if not isinstance(self.epsilon, Real) or not 0 <= self.epsilon < np.inf:
+        if not is_real(self.epsilon) or not 0 <= self.epsilon < np.inf:
             raise GrowthError(f"epsilon must be 0 or more. Received: epsilon={self.epsilon!r}.")
 
     def _norm(self, existing: np.ndarray) -> float:

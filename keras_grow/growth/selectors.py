@@ -4,12 +4,11 @@ import fnmatch
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Any
 
 import keras
 
-from keras_grow.errors import GrowthError, nearest
+from keras_grow.errors import GrowthError, is_real, is_whole, nearest
 from keras_grow.plan import Atlas, Site, survey
 
 Amount = int | float | Mapping[str, int] | Any
@@ -58,7 +57,7 @@ class Selector:
         if isinstance(amount, Mapping):
             ok = len(amount) > 0
         else:
-            ok = isinstance(amount, Real) and not isinstance(amount, bool) and 0 < amount < math.inf
+            ok = is_real(amount) and 0 < amount < math.inf
         if not ok:
             raise GrowthError(
                 "amount must be a positive number of channels (int), a positive fraction of the "
@@ -129,7 +128,7 @@ class Selector:
             if self._partial and name not in growable:
                 continue  # a whole model as target: layers that cannot grow keep their width
             site = atlas.find(name)
-            if not isinstance(width, Integral) or isinstance(width, bool):
+            if not is_whole(width):
                 raise GrowthError(
                     f"Target widths must be whole numbers. Received: {name}={width!r}."
                 )
@@ -144,7 +143,7 @@ class Selector:
                 return 0
             wanted = -(-need // (occasion.remaining or 1))
             return min(_whole(wanted, site), need // site.granularity * site.granularity)
-        if not isinstance(self.amount, Integral):
+        if not is_whole(self.amount):
             wanted = max(1, math.floor(self.amount * occasion.initial[site.name] + 0.5))
             return _whole(wanted, site)
         return _whole(int(self.amount), site)

@@ -203,7 +203,7 @@ class Windows(Shadow):
     factor: float
 
     @property
-    def tensor(self) -> Any:  # type: ignore[override]
+    def tensor(self) -> Any:
         columns = im2col(self.source, channel=self.axis, window=self.window)
         return columns if self.factor == 1 else columns * self.factor
 
