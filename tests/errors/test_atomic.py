@@ -287,3 +287,34 @@ def test_other_failures_in_fit_are_not_hidden(monkeypatch):
         assert same_arrays(before, state_of(model)[kind])
     assert model.get_layer("a").activation is keras.activations.relu
     assert np.isfinite(model.fit(*DATA, verbose=0).history["loss"][0])
+
+
+class Careless(kg.methods.Random):
+    """Forgets that the fan-in of new neurons has to be zero."""
+
+    def solve(self, problem, directions, steps, rng):
+        solution = super().solve(problem, directions, steps, rng)
+        solution.fan_in = np.ones_like(solution.fan_in)
+        return solution
+
+
+def test_a_growth_that_would_change_the_outputs_is_undone():
+    growth = growing(Careless())
+
+    class Arm(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 2:
+                self.state = state_of(self.model)
+
+    arm = Arm()
+    model = compiled(dense(), keras.optimizers.Adam(0.02))
+    with pytest.raises(kg.GrowthError, match="would have changed what the model computes"):
+        model.fit(*DATA, batch_size=BATCH, verbose=0, shuffle=False, callbacks=[arm, growth])
+    for kind, before in arm.state.items():
+        assert same_arrays(before, state_of(model)[kind])
+    # It goes on training as if nothing had been tried.
+    fresh = compiled(dense(), keras.optimizers.Adam(0.02))
+    give_state(fresh, arm.state)
+    expected = train_on_batches(fresh, *DATA, BATCH, 3, 2 * STEPS)
+    after = train_on_batches(model, *DATA, BATCH, 3, 2 * STEPS)
+    np.testing.assert_allclose(after, expected, rtol=1e-5)
