@@ -73,7 +73,10 @@ class _Package(types.ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name not in _MODULE_OF:
             raise AttributeError(f"module 'keras_grow' has no attribute '{name}'")
-        value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+        home = importlib.import_module(_MODULE_OF[name])
+        if not hasattr(home, name):  # a module of that package, not imported yet
+            importlib.import_module(f"{_MODULE_OF[name]}.{name}")
+        value = getattr(home, name)
         vars(self)[name] = value
         return value
 

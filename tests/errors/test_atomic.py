@@ -25,6 +25,7 @@ from keras import layers, ops
 
 import keras_grow as kg
 from keras_grow import _keras
+from keras_grow.growth.events import read
 from keras_grow.growth.statistics import Statistics
 
 BATCH, STEPS = 8, 8
@@ -251,7 +252,7 @@ def test_a_failed_growth_does_not_keep_the_next_from_succeeding(monkeypatch, tmp
     with pytest.warns(UserWarning, match="no room"):
         record, _ = run(growth)
     assert [(e.step, e.error is None) for e in growth.events] == [(3, False), (6, True)]
-    assert kg.growth.events.read(tmp_path) == growth.events
+    assert read(tmp_path) == growth.events
     fresh = compiled(dense(6, 5, relu=relu_with_slope), keras.optimizers.Adam(0.02))
     give_state(fresh, snapshot.state)
     after = train_on_batches(fresh, *DATA, BATCH, 6, 2 * STEPS)
