@@ -11,9 +11,9 @@ from keras_grow.growth import methods
 from keras_grow.growth.data import GrowthData
 from keras_grow.growth.engine import Growth, GrowthStep
 from keras_grow.growth.outputs import Outputs
-from keras_grow.plan import Atlas, Plan, Refusal, Site, make_plan, survey
-from keras_grow.plan.cost import graph_flops
-from keras_grow.plan.plan import INVERSE, OUTGOING
+from keras_grow.planning import Atlas, Plan, Refusal, Site, make_plan, survey
+from keras_grow.planning.cost import graph_flops
+from keras_grow.planning.plan import INVERSE, OUTGOING
 
 
 @overload

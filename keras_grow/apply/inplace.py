@@ -17,8 +17,8 @@ from keras_grow import _backend, _keras
 from keras_grow.apply import optimizers
 from keras_grow.errors import GrowthError
 from keras_grow.graph import Ref
-from keras_grow.plan import Edit, Plan
-from keras_grow.plan.arrays import grown_value
+from keras_grow.planning import Edit, Plan
+from keras_grow.planning.arrays import grown_value
 
 Fans = dict[Edit, list[tuple[np.ndarray, np.ndarray]]]
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from keras_grow import _backend, _keras
 from keras_grow.errors import GrowthError
-from keras_grow.plan import Edit
-from keras_grow.plan.arrays import grown_value
+from keras_grow.planning import Edit
+from keras_grow.planning.arrays import grown_value
 
 # Slots by attribute name, with the value new entries start at: a number, or the name of the
 # optimizer's argument that holds it.

@@ -19,8 +19,8 @@ from keras_grow.growth.events import GrowthEvent
 from keras_grow.growth.outputs import Outputs
 from keras_grow.growth.schedules import Every, Schedule
 from keras_grow.growth.selectors import All, Occasion, Selector
-from keras_grow.plan import survey
-from keras_grow.plan.cost import graph_flops
+from keras_grow.planning import survey
+from keras_grow.planning.cost import graph_flops
 
 
 class GrowthCallback(keras.callbacks.Callback):

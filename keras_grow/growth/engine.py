@@ -17,9 +17,9 @@ from keras_grow.growth.events import SiteGrowth
 from keras_grow.growth.methods import Method, Problem, Solution
 from keras_grow.growth.outputs import Outputs, Report, compare, random_inputs, tolerance_of
 from keras_grow.growth.statistics import Measured, Statistics
-from keras_grow.plan import Atlas, Plan, Site, SitePlan, make_plan
-from keras_grow.plan.arrays import split_groups
-from keras_grow.plan.plan import INVERSE, OUTGOING
+from keras_grow.planning import Atlas, Plan, Site, SitePlan, make_plan
+from keras_grow.planning.arrays import split_groups
+from keras_grow.planning.plan import INVERSE, OUTGOING
 
 # Samples on which outputs before and after a growth are compared.
 CHECKED_SAMPLES = 32

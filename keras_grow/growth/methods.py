@@ -14,7 +14,7 @@ from scipy import linalg
 from threadpoolctl import ThreadpoolController
 
 from keras_grow.errors import GrowthError, is_real, nearest
-from keras_grow.plan.plan import INVERSE, OUTGOING
+from keras_grow.planning.plan import INVERSE, OUTGOING
 
 
 @dataclass(frozen=True, eq=False)

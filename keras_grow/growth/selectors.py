@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from keras_grow.errors import GrowthError, is_real, is_whole, nearest
-from keras_grow.plan import Atlas, Site, survey
+from keras_grow.planning import Atlas, Site, survey
 
 Amount = int | float | Mapping[str, int] | Any
 

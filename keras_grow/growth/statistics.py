@@ -18,7 +18,7 @@ from keras import ops, tree
 from keras_grow import _backend, _keras
 from keras_grow.errors import DataError, GrowthError
 from keras_grow.graph import Call, Ref, run
-from keras_grow.plan import Plan, ReadSlot, SitePlan
+from keras_grow.planning import Plan, ReadSlot, SitePlan
 from keras_grow.rules import NoSlope, Shadow, ShadowContext, activations, rule_for
 
 # Gradients of a float16 model are taken of the loss times this, so that they do not underflow.

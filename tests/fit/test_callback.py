@@ -27,7 +27,7 @@ import keras_grow as kg
 from keras_grow.growth import events
 from keras_grow.growth.data import GrowthData
 from keras_grow.growth.statistics import Statistics
-from keras_grow.plan import make_plan, survey
+from keras_grow.planning import make_plan, survey
 
 DATA = points(64)
 

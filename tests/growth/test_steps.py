@@ -7,7 +7,7 @@ from keras import layers as L
 
 import keras_grow as kg
 from keras_grow.growth.statistics import Statistics
-from keras_grow.plan import make_plan, survey
+from keras_grow.planning import make_plan, survey
 
 ETA = 1e-3
 

@@ -11,7 +11,7 @@ import numpy as np
 from keras import layers, tree
 
 import keras_grow as kg
-from keras_grow.plan.arrays import split_groups
+from keras_grow.planning.arrays import split_groups
 
 BACKEND = keras.config.backend()
 # Where a training step is compiled (about a second for each case), only the cases that ask for one

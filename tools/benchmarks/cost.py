@@ -21,7 +21,7 @@ import keras_grow as kg
 from keras_grow import zoo
 from keras_grow.growth.engine import GrowthStep
 from keras_grow.growth.outputs import Outputs
-from keras_grow.plan import survey
+from keras_grow.planning import survey
 
 
 def _mlp() -> tuple[Any, np.ndarray, np.ndarray, dict[str, int]]:

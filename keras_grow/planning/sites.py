@@ -84,7 +84,7 @@ class Site:
 
     @cached_property
     def _cost(self) -> tuple[float, float]:
-        from keras_grow.plan.plan import make_plan
+        from keras_grow.planning.plan import make_plan
 
         plan = make_plan(self.atlas, {self: self.granularity})
         return (

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from keras_grow.plan.plan import Edit
+from keras_grow.planning.plan import Edit
 
 
 def take(value: np.ndarray, axis: int, labels: np.ndarray, fill: float = 0.0) -> np.ndarray:

@@ -3,8 +3,8 @@
 Pure NumPy: nothing here reads or changes a weight.
 """
 
-from keras_grow.plan.plan import Edit, Plan, ReadSlot, SitePlan, WriteSlot, make_plan
-from keras_grow.plan.sites import Atlas, Refusal, Site, survey
+from keras_grow.planning.plan import Edit, Plan, ReadSlot, SitePlan, WriteSlot, make_plan
+from keras_grow.planning.sites import Atlas, Refusal, Site, survey
 
 __all__ = [
     "Atlas",

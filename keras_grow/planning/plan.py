@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_grow.errors import GrowthError, RefusedError
 from keras_grow.graph import Call, Ref
-from keras_grow.plan.sites import Atlas, Producer, Site
+from keras_grow.planning.sites import Atlas, Producer, Site
 from keras_grow.rules import Channels, rule_for
 from keras_grow.rules.base import UNKNOWN
 
@@ -160,7 +160,7 @@ class Plan:
 
     @property
     def added_flops(self) -> float:
-        from keras_grow.plan.cost import graph_flops
+        from keras_grow.planning.cost import graph_flops
 
         graph = self.atlas.graph
         return graph_flops(graph, self.tensors) - graph_flops(graph)

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_grow.plan import Edit
-from keras_grow.plan.arrays import grown_value, merge_groups, split_groups, take
+from keras_grow.planning import Edit
+from keras_grow.planning.arrays import grown_value, merge_groups, split_groups, take
 
 
 def edit(axis: int, labels: list[int], role: str, **options) -> Edit:
