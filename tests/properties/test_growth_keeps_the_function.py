@@ -17,7 +17,7 @@ from rules.harness import BACKEND, assert_close, inputs_of, predict, randomize
 import keras_grow as kg
 
 # A part of the profile's examples, by what one of them costs.
-SHARE = {"torch": 0.4, "tensorflow": 0.15, "jax": 0.1}[BACKEND]
+SHARE = {"torch": 0.3, "tensorflow": 0.12, "jax": 0.08}[BACKEND]
 
 
 def examples(part: float = 1.0) -> Any:
