@@ -135,4 +135,4 @@ def _print_changes(before: Any, after: Any, report: Any, output: Path) -> None:
         f"outputs on random inputs differ by at most {report.max_deviation:.2e}, on outputs of "
         f"scale {report.scale:.2e}: the same function"
     )
-    console.print(Text(f"saved as {output}"))
+    console.print(Text(f"saved as {output}"), soft_wrap=True)
