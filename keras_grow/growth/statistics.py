@@ -194,23 +194,21 @@ class Statistics:
             (2, k, fan-out entries): for steps along +`fan_in` and along -`fan_in`.
         """
         context = self._context(record, directional=True)
-        sizes = self._fan_in_sizes(site)
-        offsets = np.cumsum([0, *sizes])
-        results = []
-        for sign in (1.0, -1.0):
+        count = fan_in.shape[1]
+        both = np.concatenate([fan_in, -fan_in], axis=1)
+        offsets = np.cumsum([0, *self._fan_in_sizes(site)])
 
-            def start(call: Call, sign: float = sign) -> Shadow | None:
-                for slot, a, b in zip(site.writes, offsets[:-1], offsets[1:], strict=True):
-                    if slot.producer.call.op is call.op:
-                        x = context.actual(call.inputs[0])
-                        weights = ops.convert_to_tensor(sign * fan_in[a:b], x.dtype)
-                        pre, axis = rule_for(call.op).respond(call, x, weights)
-                        return Shadow(pre, axis, np.arange(fan_in.shape[1]))
-                return None
+        def start(call: Call) -> Shadow | None:
+            for slot, a, b in zip(site.writes, offsets[:-1], offsets[1:], strict=True):
+                if slot.producer.call.op is call.op:
+                    x = context.actual(call.inputs[0])
+                    weights = ops.convert_to_tensor(both[a:b], x.dtype)
+                    pre, axis = rule_for(call.op).respond(call, x, weights)
+                    return Shadow(pre, axis, np.arange(2 * count))
+            return None
 
-            change = self._propagate(site, start, record, context)
-            results.append(_backend.to_numpy(change).astype("float64"))
-        return np.stack(results)
+        change = _backend.to_numpy(self._propagate(site, start, record, context))
+        return change.astype("float64").reshape(2, count, -1)
 
     @staticmethod
     def _fan_in_sizes(site: SitePlan) -> list[int]:

@@ -150,7 +150,11 @@ def shadow_through(call: Call, x: Shadow, facts: AtZero, context: ShadowContext)
     if facts.slope == 0:
         raise NoSlope(f"the activation of {call!r} has slope 0 at 0")
     if context.directional and facts.left is not None:
-        tensor = facts.slope * ops.maximum(x.tensor, 0.0) + facts.left * ops.minimum(x.tensor, 0.0)
+        tensor = ops.maximum(x.tensor, 0.0)
+        if facts.slope != 1:
+            tensor = facts.slope * tensor
+        if facts.left != 0:
+            tensor = tensor + facts.left * ops.minimum(x.tensor, 0.0)
         return Shadow(tensor, x.axis, x.ids)
     return x.times(facts.slope)
 

@@ -57,9 +57,11 @@ class Join(Rule):
             return [None]
         parts: list[Channels] = []
         values: list[Channels | None] = []
-        for x, ref in zip(shifted, call.inputs, strict=True):
-            own = axis - (rank - ref.rank)
-            broadcast = own < 1 or ref.shape[own] == 1
+        sizes = [_size_along(ref, axis - (rank - ref.rank)) for ref in call.inputs]
+        for x, ref, size in zip(shifted, call.inputs, sizes, strict=True):
+            broadcast = size == 1 and max(sizes) > 1
+            if broadcast and x is not None:
+                space.refuse(call, [x], "broadcasts its single channel, which must stay single")
             if x is None and not broadcast:
                 space.refuse(
                     call,
@@ -71,7 +73,6 @@ class Join(Rule):
             if x is not None and not broadcast:
                 parts.append(x)
         if not parts:
-            space.refuse(call, grown, "broadcasts a single channel, which must stay single")
             return [None]
         joined = space.join(call, parts)
         new = joined.labels < 0
@@ -168,6 +169,11 @@ class ProductJoin(Join):
             else:
                 tensor = tensor * value
         return Shadow(tensor, x.axis, x.ids)
+
+
+def _size_along(ref: Ref, axis: int) -> int:
+    """Entries along an axis; 1 for axes that broadcasting puts in front of a tensor."""
+    return (ref.shape[axis] or 0) if axis >= 1 else 1
 
 
 def add_shadows(terms: list[Shadow]) -> Shadow:

@@ -82,6 +82,9 @@ class DenseRule(Producer):
     def patches(self, call: Call, x: Any) -> Shadow:
         return Shadow(x, len(x.shape) - 1, np.arange(x.shape[-1]))
 
+    def respond(self, call: Call, x: Any, fan_in: Any) -> tuple[Any, int]:
+        return ops.matmul(x, fan_in), len(x.shape) - 1
+
     def correlate(self, call: Call, shadow: Shadow, gradient: Any) -> tuple[Any, np.ndarray]:
         return rows_product(shadow.tensor, gradient, channel=shadow.axis), shadow.ids
 

@@ -83,6 +83,7 @@ def test_what_is_refused_cannot_be_widened(data: Any) -> None:
         with pytest.raises(kg.GrowthError, match=f"'{refusal.producer}'"):
             kg.widen(model, {refusal.producer: 99})
     for site in kg.sites(model):
+        assert site.consumers
         plan = kg.plan(model, {site.name: site.width + site.granularity})
         assert plan.sites[0].width == site.width + site.granularity
         assert site.params_per_channel > 0

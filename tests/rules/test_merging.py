@@ -53,6 +53,23 @@ def test_joins_broadcast_over_space(name: str, tmp_path: Path) -> None:
     run_growth_test(model, {"a": 6}, tmp_path)
 
 
+def test_a_broadcast_channel_must_stay_single() -> None:
+    x = keras.Input(image(2))
+    y = layers.Multiply()([dense(4, "a")(x), dense(1, "mask")(x)])
+    model = keras.Model(x, dense(2, "out")(y))
+    assert [s.name for s in kg.sites(model)] == ["a"]
+    with pytest.raises(kg.GrowthError, match=r"Multiply .* broadcasts its single channel"):
+        kg.widen(model, {"mask": 2})
+
+
+@pytest.mark.parametrize("name", ["Add", "Multiply"])
+def test_joins_of_single_channels(name: str, tmp_path: Path) -> None:
+    x = keras.Input((5,))
+    a, b = dense(1, "a")(x), dense(1, "b")(x)
+    model = keras.Model(x, dense(2, "out")(getattr(layers, name)()([a, b])))
+    run_growth_test(model, {"a": 3}, tmp_path)
+
+
 def test_squeeze_and_excite(tmp_path: Path) -> None:
     """The gate's new channels are sigmoid(0) = 0.5, and multiply zeros."""
     x = keras.Input(image(2))
