@@ -19,6 +19,15 @@ def to_numpy(x: Any) -> np.ndarray:
     return array.astype("float32") if array.dtype.name in ("bfloat16", "float16") else array
 
 
+def assign_copy(target: Any, source: Any) -> None:
+    """Gives a variable the value of another, in memory of its own.
+
+    On JAX `target.assign(source)` makes both hold one array, and a training step of either model
+    takes it away from the other (donation).
+    """
+    target.assign(np.array(keras.ops.convert_to_numpy(source)))
+
+
 def attach_state(model: Any) -> None:
     """JAX keeps the state outside the variables during `fit`; puts it back into them."""
     if name() == "jax" and hasattr(model, "jax_state_sync"):

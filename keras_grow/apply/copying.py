@@ -22,10 +22,10 @@ def copy_model(model: Any) -> Any:
     made: dict[int, Any] = {}
     clone = _copy_op(model, made)
     for source, target in zip(model.weights, clone.weights, strict=True):
-        target.assign(source)
+        _backend.assign_copy(target, source)
     seeds = _keras.seed_states(model), _keras.seed_states(clone)
     for source, target in zip(*seeds, strict=True):
-        target.assign(source)
+        _backend.assign_copy(target, source)
     for layer in _keras.sublayers(clone):
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()
@@ -91,7 +91,7 @@ def _copy_compilation(model: Any, clone: Any) -> None:
     targets = optimizers_of(clone)
     for source, target in zip(sources, targets, strict=True):
         for old, new in zip(source.variables, target.variables, strict=True):
-            new.assign(old)
+            _backend.assign_copy(new, old)
 
 
 def _fresh(value: Any) -> Any:

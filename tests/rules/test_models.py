@@ -155,6 +155,26 @@ def test_inputs_and_outputs_by_name(tmp_path: Path) -> None:
     assert set(model(inputs_of(model))) == {"one", "two"}
 
 
+@pytest.mark.parametrize("trained", ["copy", "original"])
+def test_training_one_leaves_the_other(trained: str) -> None:
+    """Optimizer state goes with the copy, and nothing is shared: JAX gives arrays away."""
+    model = chain(
+        (5,), dense(4, "a"), layers.Dropout(0.5, seed=1), layers.BatchNormalization(), dense(2, "b")
+    )
+    model.compile(keras.optimizers.Adam(0.1), "mse")
+    x, y = np.ones((4, 5), "float32"), np.zeros((4, 2), "float32")
+    model.fit(x, y, epochs=2, verbose=0)
+    wider = kg.widen(model, {"a": 6}, form="outgoing")
+    assert int(as_array(wider.optimizer.iterations)) == 2
+    kept, busy = (model, wider) if trained == "copy" else (wider, model)
+    before = [as_array(v).copy() for v in (*kept.variables, *kept.optimizer.variables)]
+    busy.fit(x, y, verbose=0)
+    after = [as_array(v) for v in (*kept.variables, *kept.optimizer.variables)]
+    for old, new in zip(before, after, strict=True):
+        np.testing.assert_array_equal(old, new)
+    kept.fit(x, y, verbose=0)
+
+
 def test_weights_that_are_frozen_stay_so() -> None:
     model = chain((5,), dense(4, "a"), dense(3, "b"), dense(2, "c"))
     model.get_layer("a").trainable = False
