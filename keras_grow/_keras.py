@@ -262,8 +262,9 @@ def models_using(layers: list) -> list:
 
 
 def _subclasses(cls: type) -> set[type]:
-    found = {cls}
-    for below in cls.__subclasses__():
+    found: set[type] = {cls}
+    direct: list[type] = cls.__subclasses__()
+    for below in direct:
         found |= _subclasses(below)
     return found
 
