@@ -119,10 +119,13 @@ class Join(Rule):
                 for _ in range(rank - ref.rank):
                     tensor = ops.expand_dims(tensor, 1)
                 x = Shadow(tensor, x.axis + rank - ref.rank, x.ids)
-            terms.append(self._derivative(call, i, x, context))
-        return [add_shadows(terms)]
+            term = self._derivative(call, i, x, context)
+            if term is not None:
+                terms.append(term)
+        return [_spread(call, add_shadows(terms)) if terms else None]
 
-    def _derivative(self, call: Call, i: int, x: Shadow, context: ShadowContext) -> Shadow:
+    def _derivative(self, call: Call, i: int, x: Shadow, context: ShadowContext) -> Shadow | None:
+        """What input i's shadow does to the output; None if nothing."""
         if self.weights is None:
             raise NoSlope(
                 f"{call!r} takes a maximum or minimum of equal values, where it has no one slope"
@@ -150,7 +153,7 @@ class ProductJoin(Join):
         zero = (a == 0) | (b == 0)  # a zero on one side is enough, whatever the other is
         return np.where(zero, 0.0, a * b)
 
-    def _derivative(self, call: Call, i: int, x: Shadow, context: ShadowContext) -> Shadow:
+    def _derivative(self, call: Call, i: int, x: Shadow, context: ShadowContext) -> Shadow | None:
         tensor = x.tensor
         rank = max(ref.rank for ref in call.inputs)
         for j, ref in enumerate(call.inputs):
@@ -166,6 +169,8 @@ class ProductJoin(Join):
                 raise NoSlope(f"{call!r} multiplies by new channels whose value is not known")
             elif value == 0.0 and context.value(call.inputs[i]) == 0.0:
                 raise NoSlope(f"{call!r} multiplies new channels with each other, and both are 0")
+            elif value == 0.0:
+                return None
             else:
                 tensor = tensor * value
         return Shadow(tensor, x.axis, x.ids)
@@ -174,6 +179,19 @@ class ProductJoin(Join):
 def _size_along(ref: Ref, axis: int) -> int:
     """Entries along an axis; 1 for axes that broadcasting puts in front of a tensor."""
     return (ref.shape[axis] or 0) if axis >= 1 else 1
+
+
+def _spread(call: Call, x: Shadow) -> Shadow:
+    """The shadow along axes where the call broadcasts it."""
+    shape = list(x.tensor.shape)
+    for a, size in enumerate(call.outputs[0].shape):
+        if a not in (0, x.axis) and shape[a] == 1 and size != 1:
+            if size is None:
+                raise NoSlope(f"{call!r} broadcasts over axis {a}, whose size is not known")
+            shape[a] = size
+    if shape == list(x.tensor.shape):
+        return x
+    return Shadow(ops.broadcast_to(x.tensor, shape), x.axis, x.ids)
 
 
 def add_shadows(terms: list[Shadow]) -> Shadow:
@@ -252,6 +270,8 @@ class ConcatenateRule(Rule):
                 full.append(x.tensor)
                 continue
             shape = list(parts[0].tensor.shape)
-            shape[axis] = context.actual(ref).shape[axis]
+            if ref.shape[axis] is None:
+                raise NoSlope(f"{call!r} joins tensors along axis {axis}, whose size is not known")
+            shape[axis] = ref.shape[axis]
             full.append(ops.zeros([d or -1 for d in shape], dtype=parts[0].tensor.dtype))
         return [Shadow(ops.concatenate(full, axis=axis), parts[0].axis, parts[0].ids)]
