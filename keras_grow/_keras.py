@@ -377,16 +377,23 @@ def remove_instance_call(op: Any) -> None:
     del op.call
 
 
-def snapshot(op: Any) -> dict:
-    return dict(vars(op))
+def snapshot(op: Any) -> tuple[dict, dict | None]:
+    """All attributes of a layer or op, and the constructor arguments Keras recorded."""
+    config = auto_config(op)
+    return dict(vars(op)), None if config is None else dict(config)
 
 
-def restore_snapshot(op: Any, before: dict) -> None:
+def restore_snapshot(op: Any, before: tuple[dict, dict | None]) -> None:
     """Puts attributes back without Keras's tracking, which is locked on built layers."""
+    attributes, config_before = before
     now = vars(op)
-    for name in [n for n in now if n not in before]:
+    for name in [n for n in now if n not in attributes]:
         del now[name]
-    now.update(before)
+    now.update(attributes)
+    if config_before is not None:
+        config = auto_config(op)
+        config.clear()
+        config.update(config_before)
 
 
 def own_config(op: Any) -> None:

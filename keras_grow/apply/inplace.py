@@ -31,11 +31,13 @@ class Surgery:
         plan: what grows.
         fan_out, fan_in: by edit, pairs of positions along the grown axis and new weights, as
             `grown_value` takes them. What is left out is zero.
+        seed: of new weights that may hold anything.
     """
 
     plan: Plan
     fan_out: Fans = field(default_factory=dict)
     fan_in: Fans = field(default_factory=dict)
+    seed: int = 0
     _undo: list[Callable[[], None]] = field(default_factory=list, repr=False)
 
     def apply(self) -> None:
@@ -76,11 +78,19 @@ class Surgery:
         """
         edits = self._edits()
         return [
-            grown_value(value, edits[id(variable)], self.fan_out, self.fan_in)
-            if id(variable) in edits
-            else value
+            self._grown_value(variable, value, edits.get(id(variable), []))
             for variable, value in zip(variables, values, strict=True)
         ]
+
+    def _grown_value(self, variable: Any, value: np.ndarray, edits: list[Edit]) -> np.ndarray:
+        value = self._rewritten(variable, value)
+        return grown_value(value, edits, self.fan_out, self.fan_in, self.seed) if edits else value
+
+    def _rewritten(self, variable: Any, value: np.ndarray) -> np.ndarray:
+        if id(variable) not in self.plan.rewrites:
+            return value
+        _, function = self.plan.rewrites[id(variable)]
+        return np.asarray(function(value)).astype(value.dtype)
 
     # --- the steps of apply ----------------------------------------------------------------------
 
@@ -94,14 +104,15 @@ class Surgery:
         edits = self._edits()
         changes: list[tuple[Any, np.ndarray]] = []
         values: dict[int, np.ndarray] = {}
-        for own in edits.values():
-            variable = own[0].variable
+        changing = {key: own[0].variable for key, own in edits.items()}
+        changing |= {key: variable for key, (variable, _) in self.plan.rewrites.items()}
+        for key, variable in changing.items():
             old = _backend.to_numpy(variable)
-            values[id(variable)] = grown_value(old, own, self.fan_out, self.fan_in)
-            changes.append((variable, values[id(variable)]))
+            values[key] = self._grown_value(variable, old, edits.get(key, []))
+            changes.append((variable, values[key]))
         active = optimizers.optimizers_of(model)
         for optimizer in active:
-            changes += optimizers.grown_slots(optimizer, edits, values)
+            changes += optimizers.grown_slots(optimizer, edits, values, self._rewritten)
         keys = [_keras.optimizer_keys(optimizer) for optimizer in active]
         for optimizer, own_keys in zip(active, keys, strict=True):
             # Runs last when undoing, after the variables are back.
@@ -115,20 +126,13 @@ class Surgery:
 
     def _sizes(self) -> None:
         for producer, size in self.plan.sizes:
-            self._set(producer.call.op, producer.size, size)
-        for op, setter in self.plan.setters.values():
-            before = _keras.snapshot(op)
-            config = _keras.auto_config(op)
-            config_before = None if config is None else dict(config)
-            self._undo.append(partial(self._restore, op, before, config, config_before))
+            if producer.resize is None:
+                self._set(producer.call.op, producer.size, size)
+        for op, setter in self.plan.setters:
+            below = _keras.sublayers(op) if isinstance(op, keras.layers.Layer) else [op]
+            for part in below:
+                self._undo.append(partial(_keras.restore_snapshot, part, _keras.snapshot(part)))
             setter()
-
-    @staticmethod
-    def _restore(op: Any, before: dict, config: Any, config_before: dict | None) -> None:
-        _keras.restore_snapshot(op, before)
-        if config is not None:
-            config.clear()
-            config.update(config_before)
 
     def _set(self, target: Any, name: str, value: Any) -> None:
         before = getattr(target, name)

@@ -6,7 +6,8 @@ update of an entry with zero moments is about (1 - beta_1) / sqrt(1 - beta_2) = 
 learning rate, then settles within some 1 / (1 - beta_1) steps.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -47,13 +48,17 @@ def optimizers_of(model: Any) -> list[Any]:
 
 
 def grown_slots(
-    optimizer: Any, edits: dict[int, list[Edit]], new_values: dict[int, np.ndarray]
+    optimizer: Any,
+    edits: dict[int, list[Edit]],
+    new_values: dict[int, np.ndarray],
+    rewritten: Callable[[Any, np.ndarray], np.ndarray],
 ) -> Iterator[tuple[Any, np.ndarray]]:
     """Slot variables of the optimizer with their new values.
 
     Args:
         edits: by id of the model variable.
-        new_values: of the model variables, by id.
+        new_values: of the model variables that change, by id.
+        rewritten: how the old entries of a variable change; copies of it change with them.
 
     Raises:
         GrowthError: a slot whose meaning is not known.
@@ -61,8 +66,9 @@ def grown_slots(
     trained = _keras.optimizer_variables(optimizer)
     for name, slots in _keras.optimizer_slots(optimizer).items():
         for variable, slot in zip(trained, slots, strict=True):
-            if slot is None or id(variable) not in edits:
+            if slot is None or id(variable) not in new_values:
                 continue
+            own = edits.get(id(variable), [])
             if name == _AVERAGE:
                 start = None
             elif name in _START:
@@ -78,18 +84,17 @@ def grown_slots(
                     "and it is not known how that grows. Use SGD, Adam, AdamW or RMSprop."
                 )
             old = _backend.to_numpy(slot)
-            value = grown_value(old, _fill_with(edits[id(variable)], 0.0))
-            new = _new_entries(edits[id(variable)], tuple(variable.shape))
+            if name == _AVERAGE:
+                old = rewritten(variable, old)
+            value = grown_value(old, _fill_with(own, 0.0))
+            new = _new_entries(own, tuple(variable.shape))
             source = new_values[id(variable)] if start is None else start
             yield slot, np.where(new, source, value).astype(value.dtype)
 
 
 def _fill_with(edits: list[Edit], fill: float) -> list[Edit]:
     """The same moves with nothing but `fill` in new entries."""
-    return [
-        Edit(e.path, e.variable, e.axis, e.labels, e.role, fill, e.must_be_zero, e.groups)
-        for e in edits
-    ]
+    return [replace(e, fill=fill) for e in edits]
 
 
 def _new_entries(edits: list[Edit], shape: tuple) -> np.ndarray:

@@ -20,6 +20,7 @@ from keras_grow.growth.statistics import Measured, Statistics
 from keras_grow.planning import Atlas, Plan, Site, SitePlan, make_plan
 from keras_grow.planning.arrays import split_groups
 from keras_grow.planning.plan import INVERSE, OUTGOING
+from keras_grow.rules import LIKE_OLD
 
 # Samples on which outputs before and after a growth are compared.
 CHECKED_SAMPLES = 32
@@ -138,6 +139,8 @@ class GrowthStep:
                 for site, p in problems.items()
             }
             self.surgery = Surgery(self.plan)
+            if any(edit.fill is LIKE_OLD for edit in self.plan.edits):
+                self.surgery.seed = int(self.rng.integers(2**31))
             for site, solution in self.solutions.items():
                 fan_in = solution.fan_in
                 if self.slopes is None and site.form == OUTGOING and not fan_in.any():
@@ -267,8 +270,8 @@ def _place(surgery: Surgery, site: SitePlan, fan_out: np.ndarray, fan_in: np.nda
     start = 0
     for write in site.writes:
         rest = _kernel_rows_shape(write.edit)
-        size = int(np.prod(rest))
-        part = fan_in[:, start : start + size].reshape(len(fan_in), *rest)
+        size = write.columns.shape[1] * int(np.prod(rest))
+        part = fan_in[:, start : start + size].reshape(*write.columns.shape, *rest)
         start += size
         if part.any():
             surgery.fan_in.setdefault(write.edit, []).append((write.columns, part))

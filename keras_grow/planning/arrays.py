@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from keras_grow.planning.plan import Edit
+from keras_grow.rules import LIKE_OLD
 
 
 def take(value: np.ndarray, axis: int, labels: np.ndarray, fill: float = 0.0) -> np.ndarray:
@@ -41,6 +42,7 @@ def grown_value(
     edits: Sequence[Edit],
     fan_out: dict[Edit, list[tuple[np.ndarray, np.ndarray]]] | None = None,
     fan_in: dict[Edit, list[tuple[np.ndarray, np.ndarray]]] | None = None,
+    seed: int = 0,
 ) -> np.ndarray:
     """The value of a variable after all its edits.
 
@@ -51,7 +53,8 @@ def grown_value(
         edits: the edits of this variable.
         fan_out: by edit, pairs of positions (k, n) along the grown axis and values
             (k, n, *other axes at their present size). Rows left out stay zero.
-        fan_in: by edit, pairs of positions (k,) and values (k, *other axes).
+        fan_in: the same for new columns.
+        seed: of the new entries that may hold anything.
     """
     ordered = sorted(edits, key=lambda e: ("fan-out", "fan-in", "per-channel").index(e.role))
     done: list[Edit] = []
@@ -62,16 +65,21 @@ def grown_value(
         if edit.role == "per-channel":
             value = take(value, axis, edit.labels)
             moved = np.moveaxis(value, axis, 0)
-            moved[edit.labels < 0] = np.asarray(edit.fill, dtype=value.dtype)
+            new = edit.labels < 0
+            if edit.fill is LIKE_OLD:
+                old, rng = moved[~new], np.random.default_rng((seed, axis))
+                moved[new] = rng.normal(old.mean(), old.std(), moved[new].shape)
+            else:
+                moved[new] = np.asarray(edit.fill, dtype=value.dtype)
         else:
             value = take(value, axis, edit.labels)
             moved = np.moveaxis(value, axis, 0)  # a view: writing to it writes to value
             chosen = (fan_out if edit.role == "fan-out" else fan_in) or {}
-            for positions, new in chosen.get(edit, []):
+            for positions, rows in chosen.get(edit, []):
                 for before in done:  # axes that have grown already get zeros at their new entries
                     across = before.axis if before.axis < axis else before.axis - 1
-                    new = take(new, across + positions.ndim, before.labels)
-                moved[positions] = new
+                    rows = take(rows, across + positions.ndim, before.labels)
+                moved[positions] = rows
         if edit.groups > 1:
             value = merge_groups(value, edit.groups)
             # Seen from the whole kernel, every group's rows moved as the first group's did.

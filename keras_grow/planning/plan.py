@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from keras_grow.errors import GrowthError, RefusedError
 from keras_grow.graph import Call, Ref
-from keras_grow.planning.sites import Atlas, Producer, Site
-from keras_grow.rules import Channels, rule_for
+from keras_grow.planning.sites import Atlas, Producer, Site, insertions, rows_of
+from keras_grow.rules import LIKE_OLD, Channels, Weight, rule_for
 from keras_grow.rules.base import UNKNOWN
 
 OUTGOING, INVERSE = "outgoing", "inverse"
@@ -28,6 +29,7 @@ class Edit:
         fill: what new entries of a per-channel axis hold.
         must_be_zero: which entries have to be zero for the function to be kept.
         groups: a grouped convolution's kernel seen as (*kernel_size, in, filters / groups).
+        copies: the axis holds the channels this many times, one run after another.
     """
 
     path: str
@@ -38,6 +40,7 @@ class Edit:
     fill: Any = 0.0
     must_be_zero: np.ndarray | None = None
     groups: int = 1
+    copies: int = 1
 
     @property
     def added(self) -> int:
@@ -48,9 +51,14 @@ class Edit:
         return len(self.labels) - self.added
 
     def describe(self) -> str:
-        if self.role == "per-channel":
+        if self.fill is LIKE_OLD:
+            new = "anything (drawn like the old ones)"
+        elif self.role == "per-channel":
             array = np.asarray(self.fill)
-            new = f"{float(array):g}" if array.size == 1 else "identity kernel"
+            if array.size == 1:
+                new = f"{float(array.flat[0]):g}"
+            else:
+                new = "identity kernel" if set(np.unique(array)) == {0.0, 1.0} else "by position"
         elif self.role == "fan-in":
             new = "zero (proof: the new channels are zero)" if self.zeroed else "chosen by method"
         else:
@@ -86,7 +94,14 @@ class ReadSlot:
 
 @dataclass(eq=False)
 class WriteSlot:
-    """Where the fan-in of a site's new channels lives in one producer."""
+    """Where the fan-in of a site's new channels lives in one producer.
+
+    Attributes:
+        edit: the kernel axis.
+        columns: (k, n) positions along the grown axis, n for each new channel.
+        old_columns: (width, n) positions of the existing channels along the present axis.
+        producer: the layer.
+    """
 
     edit: Edit
     columns: np.ndarray
@@ -118,7 +133,8 @@ class Plan:
         sites: what grows, by how much, in which form.
         edits: every axis of every variable that changes.
         tensors: the grown tensors of the graph, as (ref, axis, new size).
-        setters: what else depends on the number of channels (config fields), by op.
+        setters: what else depends on the number of channels (config fields): ops and setters.
+        rewrites: variables whose old entries change too, with how.
         activations: calls that may give the new channels, which pass them at zero, no gradient.
         states: channels by tensor, with the values of new entries at growth.
     """
@@ -127,7 +143,8 @@ class Plan:
     sites: list[SitePlan]
     edits: list[Edit]
     tensors: list[tuple[Ref, int, int]]
-    setters: dict[int, tuple[Any, Callable[[], None]]]
+    setters: list[tuple[Any, Callable[[], None]]]
+    rewrites: dict[int, tuple[Any, Callable[[np.ndarray], Any]]]
     activations: dict[int, Call]
     states: dict[Ref, Channels]
 
@@ -137,7 +154,8 @@ class Plan:
         found = {}
         for site in self.sites:
             for slot in site.writes:
-                found[id(slot.producer)] = (slot.producer, len(slot.edit.labels))
+                size = len(slot.edit.labels) // slot.edit.copies
+                found[id(slot.producer)] = (slot.producer, size)
         return list(found.values())
 
     def new_shapes(self) -> dict[int, tuple[Any, tuple]]:
@@ -174,6 +192,7 @@ class Plan:
                 f"{site.form} form (fan-{'in' if site.form == OUTGOING else 'out'} zero)"
             )
         lines += [edit.describe() for edit in self.edits]
+        lines += [f"  {v.path}: its present values are rescaled" for v, _ in self.rewrites.values()]
         lines.append(f"adds {self.added_parameters:,} parameters")
         return "\n".join(lines)
 
@@ -188,9 +207,9 @@ def check_amount(site: Site, added: int) -> None:
     if added % site.granularity:
         up = site.width + -(-added // site.granularity) * site.granularity
         raise GrowthError(
-            f"Site '{site.name}' grows in steps of {site.granularity} because a layer on it has "
-            f"groups. Received: width {site.width + added} (now {site.width}); the next width "
-            f"that works is {up}."
+            f"Site '{site.name}' grows in steps of {site.granularity} because a layer on it works "
+            f"on groups of channels. Received: width {site.width + added} (now {site.width}); the "
+            f"next width that works is {up}."
         )
 
 
@@ -232,34 +251,34 @@ class _Drafting:
         self.atlas = atlas
         self.edits: dict[tuple, Edit] = {}
         self.calls: dict[tuple, Call] = {}
-        self.setters: dict[int, tuple[Any, Callable[[], None]]] = {}
+        self.setters: dict[tuple[int, str], tuple[Any, Callable[[], None]]] = {}
+        self.rewrites: dict[int, tuple[Any, Callable[[np.ndarray], Any]]] = {}
         self.activations: dict[int, Call] = {}
-        self.made: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.made: dict[tuple[int, str], tuple[np.ndarray, np.ndarray]] = {}
         self.sites = []
         start = 0
-        inserts: dict[int, list[tuple[int, int, float]]] = {}
+        inserts: dict[tuple[int, str], list[tuple[int, int, float]]] = {}
         for site, added in amounts.items():
             ids = np.arange(start, start + added)
             start += added
             self.sites.append(SitePlan(site, added, forms[site], ids))
             value = 0.0 if forms[site] == OUTGOING else UNKNOWN
-            blocks = site.granularity
             for producer, positions in site.members:
-                ends = positions[site.width // blocks - 1 :: site.width // blocks]
-                after = np.repeat(ends, added // blocks)
-                inserts.setdefault(id(producer.call.op), []).extend(
-                    (int(a), int(i), value) for a, i in zip(after, ids, strict=True)
+                places = insertions(positions, added, site.groups)
+                assert places is not None, "the search makes no such site"
+                inserts.setdefault(producer.key, []).extend(
+                    (after, int(ids[i]), value) for after, i in places
                 )
-        for op, entries in inserts.items():
-            width = atlas.producers[op].width
-            self.made[op] = _inserted(width, sorted(entries))
+        for key, entries in inserts.items():
+            self.made[key] = _inserted(atlas.producers[key].width, sorted(entries))
+        self.producing = {op for op, _ in self.made}
 
     def draft(self) -> Plan:
         graph = self.atlas.graph
         env: dict[Ref, Channels | None] = dict.fromkeys(graph.inputs)
         for call in graph.calls:
             inputs = [env[r] for r in call.inputs]
-            if all(x is None for x in inputs) and id(call.op) not in self.made:
+            if all(x is None for x in inputs) and id(call.op) not in self.producing:
                 env.update(dict.fromkeys(call.outputs))
                 continue
             outputs = rule_for(call.op).flow(call, inputs, self)
@@ -272,7 +291,8 @@ class _Drafting:
             self.sites,
             list(self.edits.values()),
             [(ref, c.axis, len(c)) for ref, c in states.items()],
-            self.setters,
+            list(self.setters.values()),
+            self.rewrites,
             self.activations,
             states,
         )
@@ -283,16 +303,17 @@ class _Drafting:
             edit = self.edits.get((id(reader.variable), reader.axis))
             if edit is None:
                 continue
-            rows = _rows(edit.labels, -1 - site.ids)
-            old = _rows(component[reader.ids], site.site.classes)
+            rows = rows_of(edit.labels, -1 - site.ids)
+            old = rows_of(component[reader.ids], site.site.classes)
             assert edit.must_be_zero is not None
             free = not bool(edit.must_be_zero[rows].any())
             site.reads.append(ReadSlot(edit, rows, old, free, reader.call))
-        for producer, positions in site.site.members:
-            kernel, axis = producer.weights[0]
-            edit = self.edits[id(kernel), axis]
-            columns = _rows(edit.labels, -1 - site.ids)[:, 0]
-            site.writes.append(WriteSlot(edit, columns, positions, producer))
+        for producer, _ in site.site.members:
+            fan_in = producer.weights[0]
+            edit = self.edits[id(fan_in.variable), fan_in.axis]
+            columns = rows_of(edit.labels, -1 - site.ids)
+            own = np.tile(self.atlas.classes_of(producer), fan_in.copies)
+            site.writes.append(WriteSlot(edit, columns, rows_of(own, site.site.classes), producer))
 
     # --- Space ---------------------------------------------------------------------------------
 
@@ -334,19 +355,75 @@ class _Drafting:
         self._edit(call, Edit(call.path, variable, axis, channels.labels, "per-channel", fill))
 
     def produce(
-        self, call: Call, weights: Sequence[tuple[Any, int]], size: str, axis: int, groups: int = 1
+        self,
+        call: Call,
+        weights: Sequence[tuple[Any, int] | Weight],
+        size: str,
+        axis: int,
+        groups: int = 1,
+        part: str = "",
+        width: int | None = None,
+        resize: Callable[[int], None] | None = None,
     ) -> Channels | None:
-        if id(call.op) not in self.made:
+        if (id(call.op), part) not in self.made:
             return None
-        labels, values = self.made[id(call.op)]
-        must = (labels < 0) & (values == 0)
-        for i, (variable, weight_axis) in enumerate(weights):
-            role = "fan-in" if i == 0 else "per-channel"
-            self._edit(
-                call,
-                Edit(call.path, variable, weight_axis, labels, role, 0.0, must if i == 0 else None),
+        producer = self.atlas.producers[id(call.op), part]
+        labels, values = self.made[producer.key]
+        for weight in producer.weights:
+            tiled = _tiled(labels, producer.width, weight.copies)
+            edit = Edit(
+                producer.path, weight.variable, weight.axis, tiled, "per-channel", weight.fill,
+                copies=weight.copies,
+            )  # fmt: skip
+            if np.size(weight.fill) > 1:
+                edit.fill = np.repeat(weight.fill, (labels < 0).sum())
+                edit.fill = edit.fill.reshape(-1, *[1] * (len(weight.variable.shape) - 1))
+            if weight is producer.weights[0]:
+                edit.role = "fan-in"
+                edit.must_be_zero = (tiled < 0) & np.tile(values == 0, weight.copies)
+            self._edit(call, edit)
+        if producer.resize is not None:
+            self.setters[id(call.op), f"size {part}"] = (
+                call.op,
+                partial(producer.resize, len(labels)),
             )
         return Channels(axis, labels, values)
+
+    def tile(self, channels: Channels, times: int) -> Channels:
+        old = int((channels.labels >= 0).sum())
+        labels = _tiled(channels.labels, old, times)
+        return Channels(channels.axis, labels, np.tile(channels.values, times))
+
+    def slice(
+        self, call: Call, channels: Channels, start: int, stop: int
+    ) -> tuple[Channels | None, int, int]:
+        labels = channels.labels
+        at = np.flatnonzero(labels >= 0)
+        if (np.diff(labels[at]) != 1).any():
+            self.refuse(call, [channels], "slices channels whose order the growth has changed")
+        first = int(at[start]) if start > 0 else 0
+        last = int(at[stop]) if stop < len(at) else len(labels)
+        part = labels[first:last]
+        if not (part < 0).any():
+            return None, first, last
+        part = np.where(part >= 0, part - start, part)
+        return Channels(channels.axis, part, channels.values[first:last]), first, last
+
+    def blocks(self, call: Call, channels: Channels, size: int) -> None:
+        new = channels.labels < 0
+        whole = len(new) % size == 0 and (
+            new.reshape(-1, size).all(1) | ~new.reshape(-1, size).any(1)
+        )
+        if not np.all(whole):
+            self.refuse(
+                call,
+                [channels],
+                f"works on blocks of {size} channels, and the growth would put new channels "
+                "inside of old blocks",
+            )
+
+    def rewrite(self, call: Call, variable: Any, function: Callable[[np.ndarray], Any]) -> None:
+        self.rewrites.setdefault(id(variable), (variable, function))
 
     def repeat(self, channels: Channels, times: int) -> Channels:
         labels = np.repeat(channels.labels, times)
@@ -376,9 +453,13 @@ class _Drafting:
         return Channels(axis, np.concatenate(labels), np.concatenate(values))
 
     def rearrange(
-        self, call: Call, channels: Channels, transform: Callable[[np.ndarray, int], np.ndarray]
+        self,
+        call: Call,
+        channels: Channels,
+        transform: Callable[[np.ndarray, int], np.ndarray],
+        output: int = 0,
     ) -> Channels | None:
-        axis = self.atlas.axes[call.outputs[0]]
+        axis = self.atlas.axes[call.outputs[output]]
         old_in = call.inputs[0].shape[1:]
         # Old positions of the output, by old position of the input.
         moved = transform(np.arange(int(np.prod(old_in))).reshape(old_in), axis)
@@ -416,8 +497,10 @@ class _Drafting:
             self.refuse(call, [channels], "spreads the growth over several axes")
         return Channels(axis, labels[line], np.where(labels[line] < 0, values[line], 0.0))
 
-    def attribute(self, call: Call, channels: Channels, setter: Callable[[], None]) -> None:
-        self.setters[id(call.op)] = (call.op, setter)
+    def attribute(
+        self, call: Call, channels: Channels, setter: Callable[[], None], key: str = ""
+    ) -> None:
+        self.setters[id(call.op), key] = (call.op, setter)
 
     def activation(self, call: Call, channels: Channels) -> None:
         if ((channels.labels < 0) & (channels.values == 0)).any():
@@ -435,12 +518,6 @@ def _inserted(width: int, entries: list[tuple[int, int, float]]) -> tuple[np.nda
     return labels, values
 
 
-def _rows(labels: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Positions of each wanted label, shape (len(wanted), n); every label occurs n times."""
-    order = np.argsort(labels, kind="stable")
-    sorted_labels = labels[order]
-    first = np.searchsorted(sorted_labels, wanted, side="left")
-    last = np.searchsorted(sorted_labels, wanted, side="right")
-    n = int((last - first).max()) if len(wanted) else 0
-    assert ((last - first) == n).all(), "a channel occurs more often than another"
-    return order[first[:, None] + np.arange(n)]
+def _tiled(labels: np.ndarray, old: int, times: int) -> np.ndarray:
+    """Labels of an axis that holds a run of `old` entries `times` times."""
+    return np.concatenate([np.where(labels >= 0, labels + t * old, labels) for t in range(times)])

@@ -19,23 +19,35 @@ from scipy.sparse.csgraph import connected_components
 from keras_grow import _keras
 from keras_grow.errors import GrowthError, nearest
 from keras_grow.graph import Call, Graph, Ref, graph_of
-from keras_grow.rules import Channels, has_rule, rule_for
+from keras_grow.rules import Channels, Weight, has_rule, rule_for
 
 
 @dataclass(eq=False)
 class Producer:
-    """A layer that makes channels: which weights hold their fan-in, along which axis."""
+    """A layer that makes channels: which weights hold their fan-in, along which axis.
+
+    Attributes:
+        part: which of several kinds of channels the layer makes ("" where there is one).
+        size: the attribute of the layer that holds their number; `resize` stands in for it.
+        start: identity of the first channel.
+    """
 
     call: Call
-    weights: list[tuple[Any, int]]
+    weights: list[Weight]
     size: str
     groups: int
     start: int
     width: int
+    part: str = ""
+    resize: Callable[[int], None] | None = None
 
     @property
     def path(self) -> str:
-        return self.call.path
+        return f"{self.call.path}.{self.part}" if self.part else self.call.path
+
+    @property
+    def key(self) -> tuple[int, str]:
+        return id(self.call.op), self.part
 
 
 @dataclass(eq=False)
@@ -70,6 +82,9 @@ class Site:
         consumers: paths of the layers whose kernels read the channels.
         width: the number of channels now.
         granularity: the width grows by multiples of this (1 unless a layer has groups).
+        groups: new channels are shared out over this many blocks, at the end of each.
+        members: producers, with (width, n) positions of the channels among the producer's own;
+            n is more than 1 where several of its channels are tied to each other.
     """
 
     name: str
@@ -77,6 +92,7 @@ class Site:
     consumers: tuple[str, ...]
     width: int
     granularity: int
+    groups: int
     atlas: "Atlas" = field(repr=False)
     classes: np.ndarray = field(repr=False)
     members: list[tuple[Producer, np.ndarray]] = field(repr=False)
@@ -115,7 +131,7 @@ class Atlas:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.producers: dict[int, Producer] = {}
+        self.producers: dict[tuple[int, str], Producer] = {}
         self.readers: dict[tuple, Reader] = {}
         self.axes: dict[Ref, int] = {}
         self._search = _Search(self)
@@ -256,26 +272,37 @@ class Atlas:
             for producer in producers:
                 self._uneven.setdefault(id(producer), why)
 
-        if len({id(p) for p in producers}) != len(producers):
-            give_up(
-                "several of its own channels are tied to each other (for example by reshaping "
-                "and adding), so one more channel has no place."
-            )
-            return None
         members = []
+        producers = list({id(p): p for p in producers}.values())
         for producer in producers:
-            own = self.classes_of(producer)
-            order = np.argsort(own, kind="stable")
-            positions = order[np.searchsorted(own[order], classes)]
-            if (np.diff(positions) <= 0).any():
+            positions = rows_of(self.classes_of(producer), classes)
+            if (np.diff(positions, axis=0) <= 0).any():
                 give_up("it is tied to another layer with its channels in another order.")
+                return None
+            if insertions(positions, 1, 1) is None:
+                give_up(
+                    "several of its own channels are tied to each other in no regular order, so "
+                    "one more channel has no place."
+                )
                 return None
             members.append((producer, positions))
         using = {id(r): r for c in classes.tolist() for r in readers.get(c, [])}
-        granularity = math.lcm(*(p.groups for p in producers), *(r.groups for r in using.values()))
-        if len(classes) % granularity:
-            give_up(f"its {len(classes)} channels do not divide into {granularity} groups.")
+        groups = math.lcm(*(p.groups for p in producers), *(r.groups for r in using.values()))
+        if len(classes) % groups:
+            give_up(f"its {len(classes)} channels do not divide into {groups} groups.")
             return None
+        if groups > 1 and any(positions.shape[1] > 1 for _, positions in members):
+            give_up("its channels are tied to each other and are read in groups.")
+            return None
+        wanted = set(classes.tolist())
+        granularity = math.lcm(
+            groups,
+            *(
+                size
+                for ids, size in self._search.block_sizes
+                if not wanted.isdisjoint(self.component[ids].tolist())
+            ),
+        )
         for reader in using.values():
             if reader.groups > 1 and not np.array_equal(self.component[reader.ids], classes):
                 give_up(
@@ -294,6 +321,7 @@ class Atlas:
             consumers=tuple(paths),
             width=len(classes),
             granularity=granularity,
+            groups=groups,
             atlas=self,
             classes=classes,
             members=members,
@@ -324,7 +352,7 @@ class _Search:
             (np.array([self.FIXED]), None, "it is joined with channels that no layer produces.")
         ]
         self.seen: dict[tuple, tuple[np.ndarray, int]] = {}
-        self.present: Call | None = None
+        self.block_sizes: list[tuple[np.ndarray, int]] = []
 
     def run(self) -> None:
         graph = self.atlas.graph
@@ -404,18 +432,43 @@ class _Search:
         self._once((id(call.op), "carry", id(variable), axis), channels.labels, call)
 
     def produce(
-        self, call: Call, weights: Sequence[tuple[Any, int]], size: str, axis: int, groups: int = 1
+        self,
+        call: Call,
+        weights: Sequence[tuple[Any, int] | Weight],
+        size: str,
+        axis: int,
+        groups: int = 1,
+        part: str = "",
+        width: int | None = None,
+        resize: Callable[[int], None] | None = None,
     ) -> Channels | None:
-        known = self.atlas.producers.get(id(call.op))
+        known = self.atlas.producers.get((id(call.op), part))
         if known is None:
-            width = int(getattr(call.op, size))
-            known = Producer(call, list(weights), size, groups, self.count, width)
-            self.atlas.producers[id(call.op)] = known
+            if width is None:
+                width = int(getattr(call.op, size))
+            listed = [w if isinstance(w, Weight) else Weight(*w) for w in weights]
+            known = Producer(call, listed, size, groups, self.count, width, part, resize)
+            self.atlas.producers[known.key] = known
             self.count += width
         return Channels.of(axis, np.arange(known.start, known.start + known.width))
 
     def repeat(self, channels: Channels, times: int) -> Channels:
         return Channels.of(channels.axis, np.repeat(channels.labels, times))
+
+    def tile(self, channels: Channels, times: int) -> Channels:
+        return Channels.of(channels.axis, np.tile(channels.labels, times))
+
+    def slice(
+        self, call: Call, channels: Channels, start: int, stop: int
+    ) -> tuple[Channels | None, int, int]:
+        return Channels.of(channels.axis, channels.labels[start:stop]), start, stop
+
+    def blocks(self, call: Call, channels: Channels, size: int) -> None:
+        if size > 1:
+            self.block_sizes.append((channels.labels, size))
+
+    def rewrite(self, call: Call, variable: Any, function: Callable[[np.ndarray], Any]) -> None:
+        pass
 
     def join(self, call: Call, parts: Sequence[Channels]) -> Channels:
         for part in parts[1:]:
@@ -430,7 +483,11 @@ class _Search:
         return Channels.of(axis, np.concatenate(labels))
 
     def rearrange(
-        self, call: Call, channels: Channels, transform: Callable[[np.ndarray, int], np.ndarray]
+        self,
+        call: Call,
+        channels: Channels,
+        transform: Callable[[np.ndarray, int], np.ndarray],
+        output: int = 0,
     ) -> Channels | None:
         dims = list(call.inputs[0].shape[1:])
         result = transform(_along(channels.labels, channels.axis, dims), 1)
@@ -463,8 +520,10 @@ class _Search:
                 return [axis]
         return []
 
-    def attribute(self, call: Call, channels: Channels, setter: Callable[[], None]) -> None:
-        self._once((id(call.op), "attribute"), channels.labels, call)
+    def attribute(
+        self, call: Call, channels: Channels, setter: Callable[[], None], key: str = ""
+    ) -> None:
+        self._once((id(call.op), "attribute", key), channels.labels, call)
 
     def activation(self, call: Call, channels: Channels) -> None:
         pass
@@ -473,6 +532,39 @@ class _Search:
         for c in channels:
             if c is not None:
                 self.blocked.append((c.labels, call, reason))
+
+
+def rows_of(labels: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Positions of each wanted label, (len(wanted), n), where every label occurs n times."""
+    order = np.argsort(labels, kind="stable")
+    sorted_labels = labels[order]
+    first = np.searchsorted(sorted_labels, wanted, side="left")
+    last = np.searchsorted(sorted_labels, wanted, side="right")
+    n = int((last - first).max()) if len(wanted) else 0
+    assert ((last - first) == n).all(), "a channel occurs more often than another"
+    return order[first[:, None] + np.arange(n)]
+
+
+def insertions(positions: np.ndarray, added: int, groups: int) -> list[tuple[int, int]] | None:
+    """Where `added` channels go: pairs of (position they follow, number of the channel).
+
+    Args:
+        positions: (width, n) of the present channels, each of which occurs n times.
+        groups: the new ones are shared out over this many blocks, at the end of each.
+
+    Returns:
+        None if the occurrences lie in no regular order.
+    """
+    width, times = positions.shape
+    if times == 1:
+        ends = positions[width // groups - 1 :: width // groups, 0]
+        after = np.repeat(ends, added // groups)
+        return list(zip(after.tolist(), range(added), strict=True))
+    if (positions[-1, :-1] < positions[0, 1:]).all():  # one run of all channels after another
+        return [(int(end), i) for end in positions[-1] for i in range(added)]
+    if (positions[:-1, -1] < positions[1:, 0]).all():  # all of one channel, then all of the next
+        return [(int(positions[-1, -1]), i) for i in range(added) for _ in range(times)]
+    return None
 
 
 def _along(labels: np.ndarray, axis: int, dims: Sequence[int]) -> np.ndarray:

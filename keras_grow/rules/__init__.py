@@ -8,16 +8,27 @@ from keras_grow.rules import (  # noqa: F401  (importing them registers their ru
     reshaping,
     weighted,
 )
-from keras_grow.rules.base import Channels, NoSlope, Rule, Shadow, ShadowContext, Space
+from keras_grow.rules.base import (
+    LIKE_OLD,
+    Channels,
+    NoSlope,
+    Rule,
+    Shadow,
+    ShadowContext,
+    Space,
+    Weight,
+)
 from keras_grow.rules.lookup import has_rule, rule_for
 
 __all__ = [
+    "LIKE_OLD",
     "Channels",
     "NoSlope",
     "Rule",
     "Shadow",
     "ShadowContext",
     "Space",
+    "Weight",
     "has_rule",
     "rule_for",
 ]

@@ -26,6 +26,34 @@ from keras_grow.graph import Call, Ref
 UNKNOWN = float("nan")
 
 
+class _LikeOld:
+    """Fill of new weights that may hold anything: drawn with the spread of the old ones."""
+
+    def __repr__(self) -> str:
+        return "LIKE_OLD"
+
+
+LIKE_OLD = _LikeOld()
+
+
+@dataclass(frozen=True, eq=False)
+class Weight:
+    """A weight axis that grows with the channels its layer makes.
+
+    Attributes:
+        variable: the `keras.Variable`.
+        axis: which of its axes.
+        copies: the axis holds this many runs of the channels one after another (LSTM: 4 gates).
+        fill: what new entries hold where the method does not choose them; an array gives one
+            value for each of the copies.
+    """
+
+    variable: Any
+    axis: int
+    copies: int = 1
+    fill: Any = 0.0
+
+
 @dataclass(frozen=True, eq=False)
 class Channels:
     """Labels along one axis of a tensor (batch is axis 0).
@@ -66,15 +94,49 @@ class Space(Protocol):
         """`variable`'s `axis` is contracted with the channels: they end here."""
 
     def carry(self, call: Call, variable: Any, axis: int, channels: Channels, fill: Any) -> None:
-        """`variable`'s `axis` follows the channels; new entries are `fill`."""
+        """`variable`'s `axis` follows the channels; new entries are `fill`, or like old ones."""
 
     def produce(
-        self, call: Call, weights: Sequence[tuple[Any, int]], size: str, axis: int, groups: int = 1
+        self,
+        call: Call,
+        weights: Sequence[tuple[Any, int] | Weight],
+        size: str,
+        axis: int,
+        groups: int = 1,
+        part: str = "",
+        width: int | None = None,
+        resize: Callable[[int], None] | None = None,
     ) -> Channels | None:
-        """The call makes channels of its own, as many as its attribute `size` says."""
+        """The call makes channels of its own, as many as its attribute `size` says.
+
+        Args:
+            weights: what grows with them. The first holds the fan-in.
+            axis: of the output.
+            groups: the channels come in this many blocks, which grow alike.
+            part: which of several kinds of channels of this layer; addressed as `layer.part`.
+            width: how many there are, where no attribute says so; `resize` then changes all that
+                depends on it besides weights.
+        """
 
     def repeat(self, channels: Channels, times: int) -> Channels:
         """Every channel becomes `times` channels next to each other."""
+
+    def tile(self, channels: Channels, times: int) -> Channels:
+        """The whole run of channels `times` times, one run after another."""
+
+    def slice(
+        self, call: Call, channels: Channels, start: int, stop: int
+    ) -> tuple[Channels | None, int, int]:
+        """Entries `start` to `stop` of the present axis, and these bounds after growth.
+
+        New channels go where the channel goes that they follow.
+        """
+
+    def blocks(self, call: Call, channels: Channels, size: int) -> None:
+        """New channels must come in whole blocks of `size`, aligned with the old ones."""
+
+    def rewrite(self, call: Call, variable: Any, function: Callable[[np.ndarray], Any]) -> None:
+        """The entries that `variable` has now change as well, before it grows."""
 
     def join(self, call: Call, parts: Sequence[Channels]) -> Channels:
         """All parts must carry the same channels; what an element-wise op does."""
@@ -85,16 +147,26 @@ class Space(Protocol):
         """The channels of the parts one after another."""
 
     def rearrange(
-        self, call: Call, channels: Channels, transform: Callable[[np.ndarray, int], np.ndarray]
+        self,
+        call: Call,
+        channels: Channels,
+        transform: Callable[[np.ndarray, int], np.ndarray],
+        output: int = 0,
     ) -> Channels | None:
-        """The channels after `transform`.
+        """The channels in one of the outputs, after `transform`.
 
         That is a NumPy function of one sample with any number of channels, and of the axis which
-        they have in the result, batch included.
+        they have in the result, batch included. It moves entries and loses none.
         """
 
-    def attribute(self, call: Call, channels: Channels, setter: Callable[[], None]) -> None:
-        """Something besides weights depends on the number of channels; `setter` changes it."""
+    def attribute(
+        self, call: Call, channels: Channels, setter: Callable[[], None], key: str = ""
+    ) -> None:
+        """Something besides weights depends on the number of channels; `setter` changes it.
+
+        Args:
+            key: tells several setters of one call apart.
+        """
 
     def activation(self, call: Call, channels: Channels) -> None:
         """At zero the channels may get no gradient through the call: a kink, a slope of 0."""
