@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_grow.errors import GrowthError, RefusedError
 from keras_grow.graph import Call, Ref
+from keras_grow.planning.centring import writers_of
 from keras_grow.planning.sites import Atlas, Producer, Site, insertions, rows_of
 from keras_grow.rules import LIKE_OLD, Channels, Weight, rule_for
 from keras_grow.rules.base import UNKNOWN
@@ -135,6 +136,8 @@ class Plan:
         tensors: the grown tensors of the graph, as (ref, axis, new size).
         setters: what else depends on the number of channels (config fields): ops and setters.
         rewrites: variables whose old entries change too, with how.
+        apart: calls that go on working on the old channels alone; a layer of the same kind is
+            put beside each for the new ones.
         activations: calls that may give the new channels, which pass them at zero, no gradient.
         states: channels by tensor, with the values of new entries at growth.
     """
@@ -145,6 +148,7 @@ class Plan:
     tensors: list[tuple[Ref, int, int]]
     setters: list[tuple[Any, Callable[[], None]]]
     rewrites: dict[int, tuple[Any, Callable[[np.ndarray], Any]]]
+    apart: list[tuple[Call, Channels]]
     activations: dict[int, Call]
     states: dict[Ref, Channels]
 
@@ -253,6 +257,7 @@ class _Drafting:
         self.calls: dict[tuple, Call] = {}
         self.setters: dict[tuple[int, str], tuple[Any, Callable[[], None]]] = {}
         self.rewrites: dict[int, tuple[Any, Callable[[np.ndarray], Any]]] = {}
+        self.apart: dict[int, tuple[Call, Channels]] = {}
         self.activations: dict[int, Call] = {}
         self.made: dict[tuple[int, str], tuple[np.ndarray, np.ndarray]] = {}
         self.sites = []
@@ -293,6 +298,7 @@ class _Drafting:
             [(ref, c.axis, len(c)) for ref, c in states.items()],
             list(self.setters.values()),
             self.rewrites,
+            list(self.apart.values()),
             self.activations,
             states,
         )
@@ -422,6 +428,25 @@ class _Drafting:
                 "inside of old blocks",
             )
 
+    def normalize(self, call: Call, channels: Channels) -> bool:
+        new = channels.labels < 0
+        writers = None
+        if (channels.values[new] == 0).all():
+            writers = writers_of(self.atlas.graph, call, channels.axis)
+        if writers is None:
+            if (np.diff(new.astype(int)) < 0).any():
+                self.refuse(
+                    call,
+                    [channels],
+                    "normalises over all channels, and the new ones would lie between the old "
+                    "ones, from which they have to be kept apart",
+                )
+            self.apart[id(call)] = (call, channels)
+            return False
+        for variable, axis in writers:
+            self.rewrite(call, variable, partial(_centred, axis=axis))
+        return True
+
     def rewrite(self, call: Call, variable: Any, function: Callable[[np.ndarray], Any]) -> None:
         self.rewrites.setdefault(id(variable), (variable, function))
 
@@ -516,6 +541,10 @@ def _inserted(width: int, entries: list[tuple[int, int, float]]) -> tuple[np.nda
     labels = np.insert(np.arange(width), after + 1, [-1 - i for _, i, _ in entries])
     values = np.insert(np.zeros(width), after + 1, [v for _, _, v in entries])
     return labels, values
+
+
+def _centred(value: np.ndarray, axis: int) -> np.ndarray:
+    return value - value.mean(axis=axis, keepdims=True, dtype="float64")
 
 
 def _tiled(labels: np.ndarray, old: int, times: int) -> np.ndarray:

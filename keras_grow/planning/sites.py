@@ -19,6 +19,7 @@ from scipy.sparse.csgraph import connected_components
 from keras_grow import _keras
 from keras_grow.errors import GrowthError, nearest
 from keras_grow.graph import Call, Graph, Ref, graph_of
+from keras_grow.planning.centring import writers_of
 from keras_grow.rules import Channels, Weight, has_rule, rule_for
 
 
@@ -466,6 +467,9 @@ class _Search:
     def blocks(self, call: Call, channels: Channels, size: int) -> None:
         if size > 1:
             self.block_sizes.append((channels.labels, size))
+
+    def normalize(self, call: Call, channels: Channels) -> bool:
+        return writers_of(self.atlas.graph, call, channels.axis) is not None
 
     def rewrite(self, call: Call, variable: Any, function: Callable[[np.ndarray], Any]) -> None:
         pass

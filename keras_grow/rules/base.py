@@ -135,6 +135,15 @@ class Space(Protocol):
     def blocks(self, call: Call, channels: Channels, size: int) -> None:
         """New channels must come in whole blocks of `size`, aligned with the old ones."""
 
+    def normalize(self, call: Call, channels: Channels) -> bool:
+        """The call normalises over the channels and subtracts their mean.
+
+        Returns:
+            Whether that mean can be kept at zero, by centring all that writes the channels. If
+            not, the call goes on normalising the old channels alone, and a layer of its own the
+            new ones.
+        """
+
     def rewrite(self, call: Call, variable: Any, function: Callable[[np.ndarray], Any]) -> None:
         """The entries that `variable` has now change as well, before it grows."""
 
@@ -217,6 +226,17 @@ class Rule:
 
     def flow(self, call: Call, inputs: list[Channels | None], space: Space) -> list:
         raise NotImplementedError
+
+    def adds(self, call: Call) -> bool:
+        """Whether the output is a plain sum of the inputs, in training too."""
+        return False
+
+    def writes(self, call: Call) -> list[tuple[Any, int]] | None:
+        """Weights in which the output is linear, each with its output axis; None if not so.
+
+        Taking the mean over the output axis off all of them takes it off the output.
+        """
+        return None
 
     def shadow(self, call: Call, inputs: list[Shadow | None], context: ShadowContext) -> list:
         raise NoSlope(f"{call!r} has no rule for gradients of new channels")

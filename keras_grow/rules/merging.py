@@ -84,6 +84,9 @@ class Join(Rule):
             result = result / len(known)
         return [Channels(axis, joined.labels, result)]
 
+    def adds(self, call: Call) -> bool:
+        return self.weights is not None and len(call.inputs) > 1
+
     def note(self, call: Call, joined: Channels, parts: list[Channels], space: Space) -> None:
         """Says where new channels get no gradient; sums and extrema pass one on."""
 

@@ -1,4 +1,4 @@
-"""Layers that normalise or scale every channel by itself."""
+"""Layers that normalise: each channel by itself, groups of them, or all together."""
 
 from typing import Any, ClassVar
 
@@ -10,6 +10,7 @@ from keras_grow import _keras
 from keras_grow.graph import Call
 from keras_grow.rules.base import (
     UNKNOWN,
+    Channels,
     Rule,
     Shadow,
     ShadowContext,
@@ -128,3 +129,126 @@ class RescalingRule(Rule):
         (x,) = inputs
         scale, _ = self._constants(call)
         return [Shadow(x.tensor * scale, x.axis, x.ids)]
+
+
+def _axes(layer: Any, rank: int) -> list[int]:
+    axis = layer.axis
+    return sorted(a % rank for a in ([axis] if isinstance(axis, int) else axis))
+
+
+class AcrossChannels(Rule):
+    """A normalisation over axes among which the channels' own may be."""
+
+    GAMMA: ClassVar[str]
+    BETA: ClassVar[str | None] = None
+
+    def flow(self, call: Call, inputs: list, space: Space) -> list:
+        (x,) = inputs[:1]
+        if x is None:
+            return [None]
+        layer = call.op
+        axes = _axes(layer, call.inputs[0].rank)
+        if x.axis in axes:
+            return [self.across(call, x, axes.index(x.axis), space)]
+        beta = None if self.BETA is None else getattr(layer, self.BETA)
+        value = 0.0 if beta is None else UNKNOWN
+        return [x.mapped(lambda v: np.where(v == 0, value, UNKNOWN))]
+
+    def across(self, call: Call, x: Channels, position: int, space: Space) -> Channels:
+        raise NotImplementedError
+
+    def rescale(self, call: Call, x: Channels, position: int, space: Space) -> None:
+        """Keeps the old entries' values although the sum is divided by more channels.
+
+        With k zeros appended to C channels the variance is C / (C + k) of what it was: gamma and
+        epsilon take up the factor (LEMON, Wang et al. 2023; Gesmundo and Maile 2023).
+        """
+        layer, gamma = call.op, getattr(call.op, self.GAMMA)
+        old = int(gamma.shape[position])
+        factor = old / len(x)
+        space.carry(call, gamma, position, x, 1.0)
+        space.rewrite(call, gamma, lambda value: value * np.sqrt(factor))
+        epsilon = layer.epsilon
+        space.attribute(call, x, lambda: setattr(layer, "epsilon", epsilon * factor))
+
+
+@register(keras.layers.LayerNormalization)
+class LayerNormalizationRule(AcrossChannels):
+    """Exact for appended zeros only where the mean of the channels is zero anyway.
+
+    So all that writes them is centred, if that is possible: all writers are linear, and nothing
+    but layer normalisations reads the sum (as in pre-norm transformers; SliceGPT, Ashkboos et al.
+    2024). Elsewhere the old channels go on being normalised by themselves.
+    """
+
+    GAMMA = "gamma"
+    BETA = "beta"
+
+    def foldable(self, call: Call, axis: int) -> bool:
+        """Whether gamma could take up the factor, and only the channels are normalised over."""
+        layer = call.op
+        rank = call.inputs[0].rank
+        return layer.gamma is not None and not layer.rms_scaling and _axes(layer, rank) == [axis]
+
+    def across(self, call: Call, x: Channels, position: int, space: Space) -> Channels:
+        beta = call.op.beta
+        if space.normalize(call, x):
+            self.rescale(call, x, position, space)
+            if beta is not None:
+                space.carry(call, beta, position, x, 0.0)
+        return x.mapped(_zero_stays_zero)
+
+
+@register(keras.layers.RMSNormalization)
+class RMSNormalizationRule(AcrossChannels):
+    """Appended zeros leave the sum of squares alone: exact with gamma and epsilon rescaled."""
+
+    GAMMA = "scale"
+
+    def across(self, call: Call, x: Channels, position: int, space: Space) -> Channels:
+        _only_zeros(call, x, space)
+        self.rescale(call, x, position, space)
+        return x
+
+
+@register(keras.layers.UnitNormalization)
+class UnitNormalizationRule(Rule):
+    """Divides by the L2 norm, which zeros leave alone."""
+
+    def flow(self, call: Call, inputs: list, space: Space) -> list:
+        (x,) = inputs
+        if x is None:
+            return [None]
+        if x.axis in _axes(call.op, call.inputs[0].rank):
+            _only_zeros(call, x, space)
+            return [x]
+        return [x.mapped(_zero_stays_zero)]
+
+
+def _only_zeros(call: Call, x: Channels, space: Space) -> None:
+    if ((x.labels < 0) & ~(x.values == 0)).any():
+        space.refuse(
+            call,
+            [x],
+            "divides by the size of all channels, so new ones must arrive as exact zeros; use "
+            "the outgoing form, and an activation that maps 0 to 0 before it",
+        )
+
+
+@register(keras.layers.GroupNormalization)
+class GroupNormalizationRule(Rule):
+    """New channels come as whole new groups; the old groups then stay as they are."""
+
+    def flow(self, call: Call, inputs: list, space: Space) -> list:
+        layer = call.op
+        x = along(space, call, inputs[0], layer.axis % call.inputs[0].rank)
+        if x is None:
+            return [None]
+        size = call.inputs[0].shape[x.axis] // layer.groups
+        space.blocks(call, x, size)
+        if layer.gamma is not None:
+            space.carry(call, layer.gamma, 0, x, 1.0)
+        if layer.beta is not None:
+            space.carry(call, layer.beta, 0, x, 0.0)
+        space.attribute(call, x, lambda: setattr(layer, "groups", len(x) // size))
+        return [x.mapped(_zero_stays_zero)]

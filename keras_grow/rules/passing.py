@@ -39,6 +39,9 @@ def existing(*names: str) -> list:
 class SameRule(Rule):
     """The tensor as it is, or scaled by random factors: a zero stays a zero."""
 
+    def adds(self, call: Call) -> bool:
+        return isinstance(call.op, layers.Identity) or getattr(call.op, "rate", 1) == 0
+
     def flow(self, call: Call, inputs: list, space: Space) -> list:
         return [inputs[0]]
 

@@ -63,6 +63,13 @@ class Producer(Rule):
         made = space.produce(call, weights, size, axis, groups)
         return [activations.through(space, call, made, call.op.activation)]
 
+    def writes(self, call: Call) -> list[tuple[Any, int]] | None:
+        layer = call.op
+        if activations.plain(layer.activation) is not keras.activations.linear:
+            return None
+        kernel = _keras.kernel_of(layer)
+        return [(kernel, len(kernel.shape) - 1), *_bias(layer)]
+
 
 @register(layers.Dense)
 class DenseRule(Producer):
@@ -139,6 +146,9 @@ class ConvRule(ConvBase):
 
         space.attribute(call, x, resize)
         return activations.through(space, call, out, layer.activation)
+
+    def writes(self, call: Call) -> list[tuple[Any, int]] | None:
+        return None if call.op.groups > 1 else super().writes(call)
 
     def is_depthwise(self, call: Call) -> bool:
         return call.op.groups > 1 and _keras.kernel_of(call.op).shape[-2] == 1
@@ -231,6 +241,9 @@ class DepthwiseRule(ConvBase):
             space.carry(call, bias, axis, out, 0.0)
         return [activations.through(space, call, out, layer.activation)]
 
+    def writes(self, call: Call) -> list[tuple[Any, int]] | None:
+        return None  # every output channel has an input channel of its own
+
     def shadow(self, call: Call, inputs: list, context: ShadowContext) -> list:
         (x,) = inputs
         return [depthwise_shadow(call, x, call.op.depth_multiplier, self.window(call), context)]
@@ -260,6 +273,12 @@ class SeparableRule(ConvBase):
             space.read(call, pointwise, rank - 2, space.repeat(x, layer.depth_multiplier))
         weights = [(pointwise, rank - 1), *_bias(layer)]
         return self.finish(call, space, weights, "filters", axis)
+
+    def writes(self, call: Call) -> list[tuple[Any, int]] | None:
+        layer, kernel = call.op, call.op.pointwise_kernel
+        if activations.plain(layer.activation) is not keras.activations.linear:
+            return None
+        return [(kernel, len(kernel.shape) - 1), *_bias(layer)]
 
     def patches(self, call: Call, x: Any) -> Shadow:
         layer, axis = call.op, self.axis(call)
