@@ -12,12 +12,14 @@ from typing import Any
 import keras
 import numpy as np
 from keras import tree
+from keras.src.applications.convnext import LayerScale, StochasticDepth
+from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 from keras.src.backend.common.stateless_scope import StatelessScope
 from keras.src.models.functional import Functional, functional_like_constructor
 from keras.src.saving.serialization_lib import SafeModeScope
 from keras.src.utils import tracking
 
-__all__ = ["StatelessScope"]
+__all__ = ["CustomScaleLayer", "LayerScale", "StatelessScope", "StochasticDepth"]
 
 # --- reading the graph -------------------------------------------------------------------------
 

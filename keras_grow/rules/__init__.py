@@ -2,6 +2,7 @@
 
 from keras_grow.rules import (  # noqa: F401  (importing them registers their rules)
     activations,
+    applications,
     merging,
     normalization,
     passing,
