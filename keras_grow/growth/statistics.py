@@ -44,7 +44,11 @@ class Statistics:
                 if slot.free:
                     self.readers.setdefault(id(slot.call.op), []).append((site, slot))
             self.producing |= {id(w.producer.call.op) for w in site.writes}
-        self.probed = [c for c in self.graph.calls if id(c.op) in self.readers]
+        self.probed = [
+            c
+            for c in self.graph.calls
+            if id(c.op) in self.readers and rule_for(c.op).scores_readers
+        ]
         self.kept = self._refs_to_keep()
         self._pass = _backend.compiled(self._gradients, self.variables)
 
@@ -243,7 +247,7 @@ class Statistics:
                 if id(call.op) in reading:
                     for slot in slots:
                         if slot.call.op is call.op:
-                            part = self._correlate(call, inputs[0], gradients[call])
+                            part = self._correlate(call, inputs[0], gradients.get(call))
                             have = columns.get(id(slot))
                             columns[id(slot)] = part if have is None else have + part
                 else:
@@ -265,9 +269,10 @@ class Statistics:
         ]
         return parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=1)
 
-    def _correlate(self, call: Call, shadow: Shadow | None, gradient: Any) -> Any:
-        assert shadow is not None
-        product, ids = rule_for(call.op).correlate(call, shadow, gradient)
+    def _correlate(self, call: Call, shadow: Any, gradient: Any) -> Any:
+        rule = rule_for(call.op)
+        assert shadow is not None or not rule.scores_readers
+        product, ids = rule.correlate(call, shadow, gradient)
         order = np.argsort(ids, kind="stable")
         count = len(np.unique(ids))
         if (order != np.arange(len(ids))).any():

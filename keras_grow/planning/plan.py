@@ -185,7 +185,7 @@ class Plan:
         from keras_grow.planning.cost import graph_flops
 
         graph = self.atlas.graph
-        return graph_flops(graph, self.tensors) - graph_flops(graph)
+        return graph_flops(graph, self.tensors, self.new_shapes()) - graph_flops(graph)
 
     def __str__(self) -> str:
         lines = [f"Plan for model '{self.atlas.graph.model.name}'"]

@@ -250,8 +250,11 @@ class Rule:
         Returns:
             A tensor with the spatial sizes of the output and the fan-in along its channel axis,
             in the order of the kernel with its output axis dropped; `ids` count the fan-in.
+
+        Raises:
+            NoSlope: not known for this layer.
         """
-        raise NotImplementedError
+        raise NoSlope(f"{call!r} has no rule for the gradient of its new channels' fan-in")
 
     def respond(self, call: Call, x: Any, fan_in: Any) -> tuple[Any, int]:
         """For a producer: the pre-activations of new channels; and their channel axis.
@@ -271,11 +274,33 @@ class Rule:
 
         Returns:
             (rows, *the kernel's other axes), and the new channel each row belongs to.
+
+        Raises:
+            NoSlope: not known for this layer.
         """
-        raise NotImplementedError
+        raise NoSlope(f"{call!r} has no rule for the gradient of kernels that read new channels")
+
+    @property
+    def scores_readers(self) -> bool:
+        """Whether `correlate` is known."""
+        return type(self).correlate is not Rule.correlate
 
     def flops(self, call: Call, inputs: list[tuple], outputs: list[tuple]) -> float:
         return 0.0
+
+    def cost(
+        self,
+        call: Call,
+        inputs: list[tuple],
+        outputs: list[tuple],
+        weights: Callable[[Any], tuple],
+    ) -> float:
+        """`flops` of a call whose weights tell more than its inputs and outputs do.
+
+        Args:
+            weights: the shape of a variable, now or after a plan.
+        """
+        return self.flops(call, inputs, outputs)
 
 
 _RULES: dict[Any, Rule] = {}
