@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_grow import _backend
 from keras_grow.apply import Slopes, Surgery
-from keras_grow.errors import GrowthError
+from keras_grow.errors import GrowthError, RefusedError
 from keras_grow.graph import Call
 from keras_grow.growth.data import Batch
 from keras_grow.growth.events import SiteGrowth
@@ -144,7 +144,7 @@ class GrowthStep:
             for site, solution in self.solutions.items():
                 fan_in = solution.fan_in
                 if self.slopes is None and site.form == OUTGOING and not fan_in.any():
-                    fan_in = _nudged(self.plan, problems[site], solution)
+                    fan_in = _nudged(self.plan, problems[site], solution, self.rng)
                 _place(self.surgery, site, solution.fan_out, fan_in)
 
     def operate(self) -> None:
@@ -217,12 +217,20 @@ def _forms(
 
     # A neuron with zero fan-in would never train where nothing gives it a slope at zero (offline
     # behind relu; always behind tanh_shrink, or multiplied by itself): leave its fan-out zero.
-    return {
-        site: INVERSE
-        if any(never_trains(c) for c in make_plan(atlas, {site: added}).activations.values())
-        else OUTGOING
-        for site, added in amounts.items()
-    }
+    forms = {}
+    for site, added in amounts.items():
+        plan = make_plan(atlas, {site: added})
+        dead = any(never_trains(call) for call in plan.activations.values())
+        forms[site] = INVERSE if dead and _can_be_inverse(atlas, site, added) else OUTGOING
+    return forms
+
+
+def _can_be_inverse(atlas: Atlas, site: Site, added: int) -> bool:
+    try:
+        make_plan(atlas, {site: added}, {site: INVERSE})
+    except RefusedError:  # new channels must be zero here, for example for RMSNormalization
+        return False
+    return True
 
 
 def problem_of(site: SitePlan, matrix: np.ndarray | None) -> Problem:
@@ -285,11 +293,19 @@ def _kernel_rows_shape(edit: Any) -> tuple:
     return tuple(shape)
 
 
-def _nudged(plan: Plan, problem: Problem, solution: Solution) -> np.ndarray:
-    """A tiny fan-in along the first gradient step, where the plain activation has no slope at 0."""
-    if problem.matrix is None or not plan.activations:
+def _nudged(
+    plan: Plan, problem: Problem, solution: Solution, rng: np.random.Generator
+) -> np.ndarray:
+    """A tiny fan-in where the plain activation has no slope at 0.
+
+    It points along the first gradient step, or anywhere where gradients are not known.
+    """
+    if not plan.activations:
         return solution.fan_in
-    step = -(problem.matrix @ solution.fan_out.T).T
+    if problem.matrix is None:
+        step = rng.standard_normal(solution.fan_in.shape)
+    else:
+        step = -(problem.matrix @ solution.fan_out.T).T
     norms = np.linalg.norm(step, axis=1, keepdims=True)
     unit = np.divide(step, norms, out=np.zeros_like(step), where=norms > 0)
     return unit * NUDGE * float(np.linalg.norm(problem.fan_in, axis=1).mean())

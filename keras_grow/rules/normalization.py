@@ -222,7 +222,13 @@ class UnitNormalizationRule(Rule):
         if x.axis in _axes(call.op, call.inputs[0].rank):
             _only_zeros(call, x, space)
             return [x]
-        return [x.mapped(_zero_stays_zero)]
+        space.refuse(
+            call,
+            [x],
+            "divides every channel by its own size, which is 0 for a new one, so no gradient could "
+            "be trusted there; use RMSNormalization, whose epsilon is not tiny",
+        )
+        return [None]
 
 
 def _only_zeros(call: Call, x: Channels, space: Space) -> None:
