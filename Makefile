@@ -34,11 +34,12 @@ DEVELOPER_READY := $(VENV)/.ready-developer
 TYPED := build/typecheck
 
 .NOTPARALLEL:
-.PHONY: help demo bench test lint style types format install wheel clean
+.PHONY: help demo bench coverage-report test lint style types format install wheel clean
 
 help:
 	@echo "make demo [BACKEND=jax|torch|tensorflow]  grow a network on handwritten digits"
 	@echo "make bench [BACKEND=...]                  measure what a growth costs"
+	@echo "make coverage-report [BACKENDS=...]       widen the models of three libraries: docs/coverage.md"
 	@echo "make test [BACKENDS='jax torch']          run the tests once on every backend"
 	@echo "make lint                                 check style, format and types"
 	@echo "make format                               mend style and format"
@@ -51,6 +52,18 @@ demo: $(USER_READY)
 
 bench: $(USER_READY)
 	KERAS_BACKEND=$(BACKEND) $(RUN)/python -m keras_grow.tools.benchmarks $(ARGS)
+
+# All models on the quickest backend, the first of every family on the others and in float64. Hours
+# on two cores; what was measured is kept in build/coverage, so a broken run goes on.
+COVERAGE = $(RUN)/python -m keras_grow.tools.coverage
+coverage-report: $(DEVELOPER_READY)
+	$(PIP) install --quiet keras-cv keras-hub
+	$(COVERAGE) run --backend torch $(ARGS)
+	$(COVERAGE) run --backend tensorflow --only applications/NASNetMobile $(ARGS)
+	for backend in tensorflow jax; do for floatx in float32 float64; do \
+		$(COVERAGE) run --backend $$backend --floatx $$floatx --only applications --first $(ARGS); \
+	done; done
+	$(COVERAGE) report
 
 # Every backend runs, whatever the others did; the target fails if one of them failed.
 test: $(DEVELOPER_READY)
