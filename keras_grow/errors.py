@@ -11,7 +11,15 @@ class GrowthError(ValueError):
 
 
 class RefusedError(GrowthError):
-    """A layer or op on the way of the growing channels cannot carry them exactly."""
+    """A layer or op on the way of the growing channels cannot carry them exactly.
+
+    Attributes:
+        call: the call in the graph, where there is one.
+    """
+
+    def __init__(self, message: str, call: Any = None) -> None:
+        super().__init__(message)
+        self.call = call
 
 
 class DataError(GrowthError):

@@ -157,11 +157,17 @@ def amounts_of(atlas: Atlas, widths: Mapping[str, int]) -> dict[Site, int]:
         site = atlas.find(name)
         if not isinstance(width, (int, np.integer)) or isinstance(width, bool):
             raise GrowthError(f"Widths must be whole numbers. Received: {name}={width!r}.")
-        now = next((p.width for p, _ in site.members if p.path == name), site.width)
-        added = int(width) - now
-        if added <= 0:
+        whole = [(p.width, at.shape[1]) for p, at in site.members if p.path == name]
+        now, times = whole[0] if whole else (site.width, 1)
+        if width <= now:
             raise GrowthError(
                 f"Layer '{name}' is {now} wide and can only become wider. Received: {name}={width}."
+            )
+        added, rest = divmod(int(width) - now, times)
+        if rest:
+            raise GrowthError(
+                f"Layer '{name}' is {now} wide and grows in steps of {times}, because {times} of "
+                f"its channels at a time are tied to each other. Received: {name}={width}."
             )
         if amounts.setdefault(site, added) != added:
             tied = ", ".join(f"'{p}'" for p in site.producers)

@@ -175,6 +175,12 @@ class Statistics:
 
     def _matrix(self, site: SitePlan, record: Any) -> Any:
         """M of one site: rows by producer, columns by free consumer."""
+        for slot in site.writes:
+            if slot.columns.shape[1] > 1:
+                raise NoSlope(
+                    f"{slot.columns.shape[1]} channels of '{slot.producer.path}' at a time are "
+                    "tied to each other"
+                )
         context = self._context(record, directional=False)
         rows = []
         for slot in site.writes:

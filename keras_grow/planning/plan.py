@@ -234,12 +234,18 @@ def make_plan(
     for site, added in amounts.items():
         check_amount(site, added)
     chosen = {site: (forms or {}).get(site, OUTGOING) for site in amounts}
+    for site, form in chosen.items():
+        if form not in site.forms:
+            chosen[site] = site.forms[0]
     while True:
         plan = _Drafting(atlas, amounts, chosen).draft()
         stuck = [
             s.site
             for s in plan.sites
-            if s.form == OUTGOING and s.reads and not any(r.free for r in s.reads)
+            if s.form == OUTGOING
+            and INVERSE in s.site.forms
+            and s.reads
+            and not any(r.free for r in s.reads)
         ]
         if not stuck:
             return plan
@@ -270,7 +276,6 @@ class _Drafting:
             value = 0.0 if forms[site] == OUTGOING else UNKNOWN
             for producer, positions in site.members:
                 places = insertions(positions, added, site.groups)
-                assert places is not None, "the search makes no such site"
                 inserts.setdefault(producer.key, []).extend(
                     (after, int(ids[i]), value) for after, i in places
                 )
@@ -522,6 +527,52 @@ class _Drafting:
             self.refuse(call, [channels], "spreads the growth over several axes")
         return Channels(axis, labels[line], np.where(labels[line] < 0, values[line], 0.0))
 
+    def pick(
+        self, call: Call, channels: Channels, function: Callable[[int], np.ndarray]
+    ) -> Channels | None:
+        old = int((channels.labels >= 0).sum())
+        there = function(len(channels))
+        labels = channels.labels[there]
+        kept = labels >= 0
+        if not np.array_equal(labels[kept], function(old)):
+            self.refuse(
+                call,
+                [channels],
+                "picks channels by their position, and the growth would give it others",
+            )
+        if kept.all():
+            return None
+        labels = np.where(kept, np.cumsum(kept) - 1, labels)
+        return Channels(channels.axis, labels, channels.values[there])
+
+    def gather(
+        self, call: Call, channels: Channels, indices: np.ndarray, follow: bool = True
+    ) -> tuple[Channels | None, np.ndarray]:
+        labels = channels.labels
+        place = np.empty(int((labels >= 0).sum()), dtype=np.int64)
+        place[labels[labels >= 0]] = np.flatnonzero(labels >= 0)
+        if not follow:
+            return None, place[indices]
+        ends = np.append(np.flatnonzero(labels >= 0), len(labels))
+        following = np.searchsorted(ends, np.arange(len(labels)), side="right")
+        runs = [np.arange(place[i], ends[following[place[i]]]) for i in indices]
+        there = np.concatenate(runs)
+        new = labels[there] < 0
+        if not new.any():
+            return None, there
+        result = np.where(new, labels[there], np.cumsum(~new) - 1)
+        return Channels(channels.axis, result, channels.values[there]), there
+
+    def require(
+        self,
+        call: Call,
+        channels: Channels,
+        holds: Callable[[np.ndarray], np.ndarray],
+        reason: str,
+    ) -> None:
+        if not holds(channels.values[channels.labels < 0]).all():
+            self.refuse(call, [channels], reason)
+
     def attribute(
         self, call: Call, channels: Channels, setter: Callable[[], None], key: str = ""
     ) -> None:
@@ -532,7 +583,7 @@ class _Drafting:
             self.activations[id(call.op)] = call
 
     def refuse(self, call: Call, channels: Sequence[Channels | None], reason: str) -> None:
-        raise RefusedError(f"{call!r} {reason}.")
+        raise RefusedError(f"{call!r} {reason}.", call)
 
 
 def _inserted(width: int, entries: list[tuple[int, int, float]]) -> tuple[np.ndarray, np.ndarray]:

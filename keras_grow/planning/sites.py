@@ -17,7 +17,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from keras_grow import _keras
-from keras_grow.errors import GrowthError, nearest
+from keras_grow.errors import GrowthError, RefusedError, nearest
 from keras_grow.graph import Call, Graph, Ref, graph_of
 from keras_grow.planning.centring import writers_of
 from keras_grow.rules import Channels, Weight, has_rule, rule_for
@@ -86,6 +86,7 @@ class Site:
         groups: new channels are shared out over this many blocks, at the end of each.
         members: producers, with (width, n) positions of the channels among the producer's own;
             n is more than 1 where several of its channels are tied to each other.
+        forms: in which form of growth the function can be kept.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Site:
     classes: np.ndarray = field(repr=False)
     members: list[tuple[Producer, np.ndarray]] = field(repr=False)
     readers: list[Reader] = field(repr=False)
+    forms: tuple[str, ...] = field(default=("outgoing", "inverse"), repr=False)
 
     @cached_property
     def _cost(self) -> tuple[float, float]:
@@ -245,22 +247,27 @@ class Atlas:
     def _sites(self) -> list[Site]:
         blocked = self._search.blocked_components(self.component)
         self._uneven: dict[int, str] = {}
-        groups: dict[tuple[int, ...], list[int]] = {}
+        groups: dict[tuple, list[int]] = {}
         owners: dict[int, list[int]] = {}
         producers = list(self.producers.values())
         for index, producer in enumerate(producers):
             for c in self.classes_of(producer).tolist():
                 owners.setdefault(c, []).append(index)
+        readers: dict[int, list[Reader]] = {}
+        uses: dict[int, list[tuple[int, int]]] = {}
+        for index, reader in enumerate(self.readers.values()):
+            found, counts = np.unique(self.component[reader.ids], return_counts=True)
+            for c, count in zip(found.tolist(), counts.tolist(), strict=True):
+                readers.setdefault(c, []).append(reader)
+                uses.setdefault(c, []).append((index, count))
+        # Channels of one site are made by the same layers and read by the same layers.
         for c, who in owners.items():
             if c not in blocked:
-                groups.setdefault(tuple(who), []).append(c)
-        readers: dict[int, list[Reader]] = {}
-        for reader in self.readers.values():
-            for c in np.unique(self.component[reader.ids]).tolist():
-                readers.setdefault(c, []).append(reader)
+                groups.setdefault((*who, None, *uses.get(c, [])), []).append(c)
         sites = []
         for together, classes in groups.items():
-            site = self._site([producers[i] for i in together], np.array(classes), readers)
+            makers = [producers[i] for i in together[: together.index(None)]]
+            site = self._site(makers, np.array(classes), readers)
             if site is not None:
                 sites.append(site)
         self._name(sites)
@@ -280,20 +287,27 @@ class Atlas:
             if (np.diff(positions, axis=0) <= 0).any():
                 give_up("it is tied to another layer with its channels in another order.")
                 return None
-            if insertions(positions, 1, 1) is None:
-                give_up(
-                    "several of its own channels are tied to each other in no regular order, so "
-                    "one more channel has no place."
-                )
-                return None
             members.append((producer, positions))
         using = {id(r): r for c in classes.tolist() for r in readers.get(c, [])}
-        groups = math.lcm(*(p.groups for p in producers), *(r.groups for r in using.values()))
+        runs = [1]
+        for reader in using.values():
+            count = _runs(self.component[reader.ids], classes, reader.groups)
+            if count is None:
+                give_up(
+                    f"{reader.call!r} reads it in groups={reader.groups} together with channels "
+                    "of other layers, so the groups would shift."
+                )
+                return None
+            runs.append(count)
+        for producer in producers:
+            count = _runs(self.classes_of(producer), classes, producer.groups)
+            if count is None:
+                give_up(f"it has groups={producer.groups} and only part of it could grow.")
+                return None
+            runs.append(count)
+        groups = math.lcm(*runs)
         if len(classes) % groups:
             give_up(f"its {len(classes)} channels do not divide into {groups} groups.")
-            return None
-        if groups > 1 and any(positions.shape[1] > 1 for _, positions in members):
-            give_up("its channels are tied to each other and are read in groups.")
             return None
         wanted = set(classes.tolist())
         granularity = math.lcm(
@@ -304,19 +318,8 @@ class Atlas:
                 if not wanted.isdisjoint(self.component[ids].tolist())
             ),
         )
-        for reader in using.values():
-            if reader.groups > 1 and not np.array_equal(self.component[reader.ids], classes):
-                give_up(
-                    f"{reader.call!r} reads it in groups={reader.groups} together with channels "
-                    "of other layers, so the groups would shift."
-                )
-                return None
-        for producer in producers:
-            if producer.groups > 1 and producer.width != len(classes):
-                give_up(f"it has groups={producer.groups} and only part of it could grow.")
-                return None
         paths = list(dict.fromkeys(r.call.path for r in using.values()))
-        return Site(
+        site = Site(
             name="",
             producers=tuple(p.path for p in producers),
             consumers=tuple(paths),
@@ -328,6 +331,46 @@ class Atlas:
             members=members,
             readers=list(using.values()),
         )
+        doubtful = any(positions.shape[1] > 1 for _, positions in members) or any(
+            not wanted.isdisjoint(self.component[ids].tolist()) for ids in self._search.doubtful
+        )
+        why = self._try(site) if doubtful or not using else None
+        if why is not None:
+            give_up(why)
+            return None
+        return site
+
+    def _try(self, site: Site) -> str | None:
+        """Narrows down the forms of a site for which a plan can be made; why there is none."""
+        from keras_grow.planning.plan import make_plan
+
+        forms, why, dead = [], "", False
+        for form in site.forms:
+            try:
+                plan = make_plan(self, {site: site.granularity}, {site: form})
+            except RefusedError as error:
+                why = why or self._explained(site, error)
+            else:
+                if plan.sites[0].form == form:
+                    forms.append(form)
+                    dead = bool(plan.activations)
+        if not forms:
+            return why
+        if not site.readers:
+            if not self._search.required(site.classes):
+                return "no layer reads the channels that it makes."
+            if "outgoing" not in forms or dead:
+                return (
+                    "no kernel reads its channels: new ones would have to start at zero, and get "
+                    "no gradient there."
+                )
+        site.forms = tuple(forms)
+        return None
+
+    def _explained(self, site: Site, error: RefusedError) -> str:
+        if error.call is None:
+            return str(error)
+        return f"{error} Path: {self._route(site.members[0][0], error.call)}."
 
     @staticmethod
     def _name(sites: list[Site]) -> None:
@@ -338,6 +381,11 @@ class Atlas:
         for site in sites:
             own = [p for p in site.producers if count[p] == 1]
             site.name = own[0] if own else "+".join(site.producers)
+        names = [site.name for site in sites]
+        for site in sites:
+            if names.count(site.name) > 1:  # parts of the same layers: tell which
+                positions = site.members[0][1][:, 0]
+                site.name += f"[{positions[0]}:{positions[-1] + 1}]"
 
 
 class _Search:
@@ -354,6 +402,8 @@ class _Search:
         ]
         self.seen: dict[tuple, tuple[np.ndarray, int]] = {}
         self.block_sizes: list[tuple[np.ndarray, int]] = []
+        self.doubtful: list[np.ndarray] = []  # whether these can grow, only a plan can tell
+        self.needs: list[np.ndarray] = []
 
     def run(self) -> None:
         graph = self.atlas.graph
@@ -462,7 +512,9 @@ class _Search:
     def slice(
         self, call: Call, channels: Channels, start: int, stop: int
     ) -> tuple[Channels | None, int, int]:
-        return Channels.of(channels.axis, channels.labels[start:stop]), start, stop
+        self.doubtful.append(channels.labels)
+        part = channels.labels[start:stop]
+        return Channels.of(channels.axis, part) if len(part) else None, start, stop
 
     def blocks(self, call: Call, channels: Channels, size: int) -> None:
         if size > 1:
@@ -498,16 +550,76 @@ class _Search:
         varying = _varying(result)
         if not varying:
             varying = self._lone(channels, dims, result.shape, transform)
-        if len(varying) != 1:
+        if len(varying) > 1:
+            axis = self._tied(call.outputs[output], result, varying)
+            self.doubtful.append(channels.labels)
+        else:
+            axis = varying[0] if varying else None
+        if axis is None:
             self.refuse(
                 call,
                 [channels],
                 "splits the channels over several axes, so they no longer lie along one",
             )
             return None
-        (axis,) = varying
         index = tuple(slice(None) if a == axis else 0 for a in range(result.ndim))
         return Channels.of(axis + 1, result[index])
+
+    def _tied(self, ref: Ref, result: np.ndarray, varying: list[int]) -> int | None:
+        """Chooses one of several axes for the channels; those that differ elsewhere are tied."""
+        wanted = self._image_axis(ref)
+        for axis in sorted(varying, key=lambda a: (a + 1 != wanted, -a)):
+            lines = np.moveaxis(result, axis, 0).reshape(result.shape[axis], -1)
+            distinct = sum(len(np.unique(line)) for line in lines)
+            if distinct == len(np.unique(result)):  # no channel lies at two places of this axis
+                first = np.broadcast_to(lines[:, :1], lines.shape)
+                self.pairs.append((first.ravel(), lines.ravel()))
+                return axis
+        return None
+
+    def _image_axis(self, ref: Ref) -> int:
+        """The channel axis of the first layer behind a tensor that has an image format."""
+        queue, seen = deque([ref]), {ref}
+        while queue:
+            for call in self.atlas.graph.consumers.get(queue.popleft(), []):
+                data_format = getattr(call.op, "data_format", None)
+                if isinstance(data_format, str):
+                    return 1 if data_format == "channels_first" else ref.rank - 1
+                for out in call.outputs:
+                    if out.rank == ref.rank and out not in seen:
+                        seen.add(out)
+                        queue.append(out)
+        return ref.rank - 1
+
+    def pick(
+        self, call: Call, channels: Channels, function: Callable[[int], np.ndarray]
+    ) -> Channels | None:
+        self.doubtful.append(channels.labels)
+        part = channels.labels[function(len(channels))]
+        return Channels.of(channels.axis, part) if len(part) else None
+
+    def gather(
+        self, call: Call, channels: Channels, indices: np.ndarray, follow: bool = True
+    ) -> tuple[Channels | None, np.ndarray]:
+        self.doubtful.append(channels.labels)
+        if not follow:
+            return None, indices
+        return Channels.of(channels.axis, channels.labels[indices]), indices
+
+    def require(
+        self,
+        call: Call,
+        channels: Channels,
+        holds: Callable[[np.ndarray], np.ndarray],
+        reason: str,
+    ) -> None:
+        self.doubtful.append(channels.labels)
+        self.needs.append(channels.labels)
+
+    def required(self, classes: np.ndarray) -> bool:
+        """Whether calls other than kernels make use of these channels."""
+        component = self.atlas.component
+        return any(np.isin(component[ids], classes).any() for ids in self.needs)
 
     @staticmethod
     def _lone(
@@ -549,26 +661,48 @@ def rows_of(labels: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return order[first[:, None] + np.arange(n)]
 
 
-def insertions(positions: np.ndarray, added: int, groups: int) -> list[tuple[int, int]] | None:
+def insertions(positions: np.ndarray, added: int, groups: int) -> list[tuple[int, int]]:
     """Where `added` channels go: pairs of (position they follow, number of the channel).
+
+    A channel that occurs several times in a row gets its new neighbour as often in a row. Whether
+    the new channels then meet where the old ones do is for the plan to find out.
 
     Args:
         positions: (width, n) of the present channels, each of which occurs n times.
         groups: the new ones are shared out over this many blocks, at the end of each.
+    """
+    width = len(positions)
+    last = np.arange(width // groups - 1, width, width // groups)
+    places = []
+    for i, channel in enumerate(np.repeat(last, added // groups).tolist()):
+        own = positions[channel]
+        # With a single channel, occurrences in a row are one run of all channels each.
+        breaks = np.flatnonzero(np.diff(own) > 1) if width > 1 else np.arange(len(own) - 1)
+        start = 0
+        for stop in [*(breaks + 1).tolist(), len(own)]:
+            places += [(int(own[stop - 1]), i)] * (stop - start)
+            start = stop
+    return places
+
+
+def _runs(labels: np.ndarray, classes: np.ndarray, groups: int) -> int | None:
+    """How many blocks of its channels a layer with groups tells apart.
 
     Returns:
-        None if the occurrences lie in no regular order.
+        `groups` if every group has channels of its own, 1 if each has all of them; None if
+        there are channels of others among them, or the groups have unequal parts.
     """
-    width, times = positions.shape
-    if times == 1:
-        ends = positions[width // groups - 1 :: width // groups, 0]
-        after = np.repeat(ends, added // groups)
-        return list(zip(after.tolist(), range(added), strict=True))
-    if (positions[-1, :-1] < positions[0, 1:]).all():  # one run of all channels after another
-        return [(int(end), i) for end in positions[-1] for i in range(added)]
-    if (positions[:-1, -1] < positions[1:, 0]).all():  # all of one channel, then all of the next
-        return [(int(positions[-1, -1]), i) for i in range(added) for _ in range(times)]
-    return None
+    if groups == 1:
+        return 1
+    if len(labels) % groups:
+        return None
+    found: list[np.ndarray] = []
+    for block in labels.reshape(groups, -1):
+        own = np.unique(block)
+        if not any(np.array_equal(own, other) for other in found):
+            found.append(own)
+    whole = np.array_equal(np.concatenate(found), classes)
+    return len(found) if whole and len({len(own) for own in found}) == 1 else None
 
 
 def _along(labels: np.ndarray, axis: int, dims: Sequence[int]) -> np.ndarray:

@@ -165,8 +165,33 @@ class Space(Protocol):
         """The channels in one of the outputs, after `transform`.
 
         That is a NumPy function of one sample with any number of channels, and of the axis which
-        they have in the result, batch included. It moves entries and loses none.
+        they have in the result, batch included. It moves entries and loses none. Where it spreads
+        the channels over several axes, they stay channels along one of them and are tied along
+        the others.
         """
+
+    def pick(
+        self, call: Call, channels: Channels, function: Callable[[int], np.ndarray]
+    ) -> Channels | None:
+        """Entries at the positions `function(size)`, for any size of the axis."""
+
+    def gather(
+        self, call: Call, channels: Channels, indices: np.ndarray, follow: bool = True
+    ) -> tuple[Channels | None, np.ndarray]:
+        """Entries at fixed indices of the present axis, and these indices after growth.
+
+        Args:
+            follow: new channels come along with the old channel which they follow.
+        """
+
+    def require(
+        self,
+        call: Call,
+        channels: Channels,
+        holds: Callable[[np.ndarray], np.ndarray],
+        reason: str,
+    ) -> None:
+        """Refused unless `holds` is true of the values of all new channels (NaN: not known)."""
 
     def attribute(
         self, call: Call, channels: Channels, setter: Callable[[], None], key: str = ""

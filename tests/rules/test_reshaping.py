@@ -52,6 +52,12 @@ CASES: dict[str, Callable[[], keras.Model]] = {
     "reshape of width 1": lambda: chain(
         (2, 5), dense(1, "a"), layers.Reshape((2,)), dense(2, "b")
     ),
+    "reshape in two": lambda: chain(
+        (5,), dense(4, "a"), layers.Reshape((2, 2)), layers.Flatten(), dense(2, "b")
+    ),
+    "reshape of units into an image": lambda: chain(
+        (5,), dense(4, "a"), layers.Reshape((1, 2, 2)), conv(2, 2, "b")
+    ),
     "reshape and back": lambda: chain(
         image(2),
         dense(4, "a"),
@@ -99,9 +105,10 @@ def test_reindexing(name: str, tmp_path: Path) -> None:
 REFUSED: dict[str, tuple[Callable[[], keras.Model], str]] = {
     "splitting the channels": (
         lambda: chain(
-            (5,),
+            image(2),
             dense(4, "a"),
-            layers.Reshape((2, 2), name="split"),
+            layers.Flatten(),
+            layers.Reshape((16, 5), name="split"),
             layers.Flatten(),
             dense(2, "b"),
         ),
