@@ -6,6 +6,7 @@ new Keras release moves something, this is the file to mend. Written for Keras 3
 
 import copy
 import gc
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -402,3 +403,18 @@ def own_config(op: Any) -> None:
     """Gives a copied op its own record of constructor arguments."""
     if getattr(op, "_auto_config", None) is not None:
         vars(op)["_auto_config"] = copy.deepcopy(op._auto_config)
+
+
+# --- embeddings, attention, recurrent layers ----------------------------------------------------
+
+
+def table_of(layer: Any) -> Any:
+    """The table of an embedding; `layer.embeddings` is a computed property."""
+    return layer._embeddings
+
+
+def call_arguments(node: Any) -> dict[str, Any]:
+    """The arguments recorded for a layer's call, by the names its `call` gives them."""
+    args, kwargs = node_arguments(node)
+    bound = inspect.signature(node.operation.call).bind(*args, **kwargs)
+    return dict(bound.arguments)
