@@ -20,7 +20,7 @@ from keras_grow import _keras
 from keras_grow.errors import GrowthError, RefusedError, nearest
 from keras_grow.graph import Call, Graph, Ref, graph_of
 from keras_grow.planning.centring import writers_of
-from keras_grow.rules import Channels, Weight, has_rule, rule_for
+from keras_grow.rules import Channels, Weight, flow, has_rule, rule_for
 
 
 @dataclass(eq=False)
@@ -210,7 +210,8 @@ class Atlas:
 
     def reason(self, producer: Producer) -> str:
         """Why the producer's channels cannot grow, with the path that leads there."""
-        if any(r.maker is not None and r.maker.op is producer.call.op for r in self.graph.outputs):
+        made = [r.maker for r in self.graph.outputs if r in self.axes]
+        if any(maker is not None and maker.op is producer.call.op for maker in made):
             return "it makes an output of the model, whose width its users rely on."
         wanted = set(self.classes_of(producer).tolist())
         for ids, call, reason in self._search.blocked:
@@ -409,7 +410,7 @@ class _Search:
         graph = self.atlas.graph
         env: dict[Ref, Channels | None] = dict.fromkeys(graph.inputs)
         for call in graph.calls:
-            outputs = rule_for(call.op).flow(call, [env[r] for r in call.inputs], self)
+            outputs = flow(call, [env[r] for r in call.inputs], self)
             env.update(zip(call.outputs, outputs, strict=True))
         self.atlas.axes = {ref: c.axis for ref, c in env.items() if c is not None}
         self._sharing(env)
@@ -421,11 +422,12 @@ class _Search:
 
     def _sharing(self, env: dict[Ref, Channels | None]) -> None:
         """Shared layers and nested models: what enters at one call must enter at all."""
-        calls: dict[int, int] = {}
+        calls: dict[tuple[int, str], int] = {}
         for call in self.atlas.graph.calls:
-            calls[id(call.op)] = calls.get(id(call.op), 0) + 1
-        for (op, *_), (labels, times) in self.seen.items():
-            if times != calls[op]:
+            key = id(call.op), rule_for(call.op).mode(call)
+            calls[key] = calls.get(key, 0) + 1
+        for (op, mode, *_), (labels, times) in self.seen.items():
+            if times != calls[op, mode]:
                 call = next(c for c in self.atlas.graph.calls if id(c.op) == op)
                 reason = "is shared and is also called on a tensor whose channels cannot grow"
                 self.blocked.append((labels, call, reason))
@@ -458,6 +460,8 @@ class _Search:
 
     def _once(self, key: tuple, labels: np.ndarray, call: Call) -> bool:
         """Whether this is the first call; a later call of a shared layer ties its channels."""
+        op, *rest = key
+        key = op, rule_for(call.op).mode(call), *rest
         if key not in self.seen:
             self.seen[key] = (labels, 1)
             return True

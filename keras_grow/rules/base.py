@@ -263,6 +263,13 @@ class Rule:
         """
         return None
 
+    def mode(self, call: Call) -> str:
+        """Which of several things the layer does in this call, each with weights of its own.
+
+        Where a layer is shared, what is read in one call must be read in all of the same mode.
+        """
+        return ""
+
     def shadow(self, call: Call, inputs: list[Shadow | None], context: ShadowContext) -> list:
         raise NoSlope(f"{call!r} has no rule for gradients of new channels")
 

@@ -35,7 +35,7 @@ from keras_grow.rules.windows import (
 layers = keras.layers
 
 
-def _plain_kernel(call: Call, inputs: list, space: Space) -> bool:
+def plain_kernel(call: Call, inputs: list, space: Space) -> bool:
     """Whether the kernel is an ordinary variable; refuses the channels where it is not."""
     reason = _keras.derived_kernel(call.op)
     if reason is not None:
@@ -43,7 +43,7 @@ def _plain_kernel(call: Call, inputs: list, space: Space) -> bool:
     return reason is None
 
 
-def _bias(layer: Any) -> list[tuple[Any, int]]:
+def bias_of(layer: Any) -> list[tuple[Any, int]]:
     return [] if layer.bias is None else [(layer.bias, 0)]
 
 
@@ -68,7 +68,7 @@ class Producer(Rule):
         if activations.plain(layer.activation) is not keras.activations.linear:
             return None
         kernel = _keras.kernel_of(layer)
-        return [(kernel, len(kernel.shape) - 1), *_bias(layer)]
+        return [(kernel, len(kernel.shape) - 1), *bias_of(layer)]
 
 
 @register(layers.Dense)
@@ -79,12 +79,12 @@ class DenseRule(Producer):
         (x,) = inputs
         kernel = _keras.kernel_of(call.op)
         last = call.inputs[0].rank - 1
-        if not _plain_kernel(call, inputs, space):
+        if not plain_kernel(call, inputs, space):
             return [None]
         x = along(space, call, x, last)
         if x is not None:
             space.read(call, kernel, 0, x)
-        return self.finish(call, space, [(kernel, 1), *_bias(call.op)], "units", last)
+        return self.finish(call, space, [(kernel, 1), *bias_of(call.op)], "units", last)
 
     def patches(self, call: Call, x: Any) -> Shadow:
         return Shadow(x, len(x.shape) - 1, np.arange(x.shape[-1]))
@@ -122,14 +122,14 @@ class ConvRule(ConvBase):
         (x,) = inputs
         layer, kernel, axis = call.op, _keras.kernel_of(call.op), self.axis(call)
         groups, rank = layer.groups, len(kernel.shape)
-        if not _plain_kernel(call, inputs, space):
+        if not plain_kernel(call, inputs, space):
             return [None]
         x = along(space, call, x, axis)
         if groups > 1 and kernel.shape[-2] == 1 and x is not None:
             return [self._depthwise(call, x, space)]
         if x is not None:
             space.read(call, kernel, rank - 2, x, groups)
-        weights = [(kernel, rank - 1), *_bias(layer)]
+        weights = [(kernel, rank - 1), *bias_of(layer)]
         return self.finish(call, space, weights, "filters", axis, groups)
 
     def _depthwise(self, call: Call, x: Channels, space: Space) -> Channels | None:
@@ -138,7 +138,7 @@ class ConvRule(ConvBase):
         out = space.repeat(x, copies)
         fill = _delta(layer.kernel_size, 1)
         space.carry(call, kernel, len(kernel.shape) - 1, out, fill)
-        for bias, axis in _bias(layer):
+        for bias, axis in bias_of(layer):
             space.carry(call, bias, axis, out, 0.0)
 
         def resize() -> None:
@@ -228,7 +228,7 @@ class DepthwiseRule(ConvBase):
 
     def flow(self, call: Call, inputs: list, space: Space) -> list:
         layer = call.op
-        if not _plain_kernel(call, inputs, space):
+        if not plain_kernel(call, inputs, space):
             return [None]
         x = along(space, call, inputs[0], self.axis(call))
         if x is None:
@@ -237,7 +237,7 @@ class DepthwiseRule(ConvBase):
         out = space.repeat(x, layer.depth_multiplier)
         fill = _delta(layer.kernel_size, layer.depth_multiplier)
         space.carry(call, kernel, len(kernel.shape) - 2, x, fill)
-        for bias, axis in _bias(layer):
+        for bias, axis in bias_of(layer):
             space.carry(call, bias, axis, out, 0.0)
         return [activations.through(space, call, out, layer.activation)]
 
@@ -264,21 +264,21 @@ class SeparableRule(ConvBase):
         layer, axis = call.op, self.axis(call)
         depthwise, pointwise = layer.depthwise_kernel, layer.pointwise_kernel
         rank = len(pointwise.shape)
-        if not _plain_kernel(call, inputs, space):
+        if not plain_kernel(call, inputs, space):
             return [None]
         x = along(space, call, inputs[0], axis)
         if x is not None:
             fill = _delta(layer.kernel_size, layer.depth_multiplier)
             space.carry(call, depthwise, rank - 2, x, fill)
             space.read(call, pointwise, rank - 2, space.repeat(x, layer.depth_multiplier))
-        weights = [(pointwise, rank - 1), *_bias(layer)]
+        weights = [(pointwise, rank - 1), *bias_of(layer)]
         return self.finish(call, space, weights, "filters", axis)
 
     def writes(self, call: Call) -> list[tuple[Any, int]] | None:
         layer, kernel = call.op, call.op.pointwise_kernel
         if activations.plain(layer.activation) is not keras.activations.linear:
             return None
-        return [(kernel, len(kernel.shape) - 1), *_bias(layer)]
+        return [(kernel, len(kernel.shape) - 1), *bias_of(layer)]
 
     def patches(self, call: Call, x: Any) -> Shadow:
         layer, axis = call.op, self.axis(call)
