@@ -3,10 +3,13 @@
 from keras_grow.rules import (  # noqa: F401  (importing them registers their rules)
     activations,
     applications,
+    einsum,
+    embedding,
     merging,
     normalization,
     passing,
     reshaping,
+    transposed,
     weighted,
 )
 from keras_grow.rules.base import (
