@@ -383,12 +383,15 @@ def remove_instance_call(op: Any) -> None:
 def snapshot(op: Any) -> tuple[dict, dict | None]:
     """All attributes of a layer or op, and the constructor arguments Keras recorded."""
     config = auto_config(op)
-    return dict(vars(op)), None if config is None else dict(config)
+    calls = [(node.arguments, dict(vars(node.arguments))) for node in op._inbound_nodes]
+    return dict(vars(op)), None if config is None else dict(config), calls
 
 
 def restore_snapshot(op: Any, before: tuple[dict, dict | None]) -> None:
     """Puts attributes back without Keras's tracking, which is locked on built layers."""
-    attributes, config_before = before
+    attributes, config_before, calls = before
+    for arguments, recorded in calls:
+        vars(arguments).update(recorded)
     now = vars(op)
     for name in [n for n in now if n not in attributes]:
         del now[name]
@@ -403,6 +406,55 @@ def own_config(op: Any) -> None:
     """Gives a copied op its own record of constructor arguments."""
     if getattr(op, "_auto_config", None) is not None:
         vars(op)["_auto_config"] = copy.deepcopy(op._auto_config)
+
+
+def argument(node: Any, position: int, name: str) -> Any:
+    """What a call was given as its argument at `position`, called `name`; None if nothing."""
+    args, kwargs = node_arguments(node)
+    return args[position] if len(args) > position else kwargs.get(name)
+
+
+def set_argument(node: Any, position: int, name: str, value: Any) -> None:
+    """Records another constant as an argument of a call; symbolic tensors stay what they are."""
+    arguments = node.arguments
+    if len(arguments.args) > position:
+        before, after = arguments.args[:position], arguments.args[position + 1 :]
+        arguments.args = (*before, value, *after)
+    else:
+        arguments.kwargs = {**arguments.kwargs, name: value}
+    arguments._flat_arguments = tree.flatten((arguments.args, arguments.kwargs))
+
+
+def set_constructor_argument(op: Any, name: str, value: Any) -> None:
+    """Changes an attribute of an op, and the constructor argument of that name it is saved with."""
+    setattr(op, name, value)
+    config = auto_config(op)
+    if config is not None:
+        config[name] = value
+
+
+def set_constant(node: Any, value: np.ndarray) -> None:
+    """Gives a two-argument op another constant, of the kind that it has now."""
+    args, kwargs = node_arguments(node)
+    for position, old in enumerate([*args, *kwargs.values()]):
+        if isinstance(old, keras.KerasTensor):
+            continue
+        name = "" if position < len(args) else list(kwargs)[position - len(args)]
+        new: Any = value
+        if keras.ops.is_tensor(old):
+            new = keras.ops.convert_to_tensor(value, dtype=old.dtype)
+        elif isinstance(old, np.ndarray):
+            new = value.astype(old.dtype)
+        elif isinstance(old, (list, tuple)):
+            new = value.tolist()
+        set_argument(node, position, name, new)
+        return
+
+
+def holds_variable(node: Any) -> bool:
+    """Whether a `keras.Variable` is among the arguments of a call."""
+    args, kwargs = node_arguments(node)
+    return any(isinstance(a, keras.Variable) for a in tree.flatten((args, kwargs)))
 
 
 # --- embeddings, attention, recurrent layers ----------------------------------------------------

@@ -171,7 +171,11 @@ class Statistics:
         def axis(ref: Ref) -> int:
             return self.plan.states[ref].axis
 
-        return ShadowContext(directional, tensors.__getitem__, value, axis)
+        def carries(ref: Ref) -> bool:
+            state = self.plan.states.get(ref)
+            return state is not None and bool(np.isin(state.labels, -1 - site.ids).any())
+
+        return ShadowContext(directional, tensors.__getitem__, value, axis, carries)
 
     def _matrix(self, site: SitePlan, record: Any) -> Any:
         """M of one site: rows by producer, columns by free consumer."""
@@ -181,7 +185,7 @@ class Statistics:
                     f"{slot.columns.shape[1]} channels of '{slot.producer.path}' at a time are "
                     "tied to each other"
                 )
-        context = self._context(record, directional=False)
+        context = self._context(site, record, directional=False)
         rows = []
         for slot in site.writes:
             op = slot.producer.call.op
@@ -203,7 +207,7 @@ class Statistics:
         Returns:
             (2, k, fan-out entries): for steps along +`fan_in` and along -`fan_in`.
         """
-        context = self._context(record, directional=True)
+        context = self._context(site, record, directional=True)
         count = fan_in.shape[1]
         both = np.concatenate([fan_in, -fan_in], axis=1)
         offsets = np.cumsum([0, *self._fan_in_sizes(site)])

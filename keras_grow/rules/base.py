@@ -234,12 +234,14 @@ class ShadowContext:
         actual: the real tensor of a `Ref` in the present forward pass.
         value: the value of the new channels of a `Ref` at growth; None where it has none.
         axis: where the channels of a `Ref` lie that is reached by new ones.
+        carries: whether the new channels in question reach a `Ref`.
     """
 
     directional: bool
     actual: Callable[[Ref], Any]
     value: Callable[[Ref], float | None]
     axis: Callable[[Ref], int]
+    carries: Callable[[Ref], bool]
 
 
 class NoSlope(Exception):
