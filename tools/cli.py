@@ -24,8 +24,10 @@ from keras_grow.tools.options import chosen_backend, common_options, wants_debug
 _COMMANDS = {
     "demo": ("keras_grow.tools.commands.demo", "Grow a network on real data and compare."),
     "inspect": ("keras_grow.tools.commands.inspect", "Show where a saved model can grow."),
+    "plan": ("keras_grow.tools.commands.plan", "Show what widening would change."),
     "widen": ("keras_grow.tools.commands.widen", "Make layers of a saved model wider."),
     "verify": ("keras_grow.tools.commands.verify", "Do two saved models compute the same?"),
+    "diff": ("keras_grow.tools.commands.diff", "Show what is different between two saved models."),
 }
 
 
@@ -99,8 +101,9 @@ Examples:
 def cli() -> None:
     """Make Keras models grow and keep what they have learned.
 
-    MODEL is a file saved by Keras (.keras, or the older .h5). Files are read in Keras' safe
-    mode: a model that carries Python code of its own is refused, never run.
+    MODEL is a file saved by Keras (.keras, or the older .h5 and .hdf5). Files are checked first
+    and read in Keras' safe mode: a model that carries Python code of its own is refused, never
+    run, unless you vouch for it with --trust or --custom.
     """
 
 

@@ -11,7 +11,7 @@ import click
 
 #: All is well.
 OK = 0
-#: The command worked, and the answer is no: ``verify`` found a difference.
+#: The command worked, and the answer is no: ``verify`` or ``diff`` found a difference.
 ANSWER_IS_NO = 1
 #: Bad usage or bad input: nothing was done.
 BAD_INPUT = 2
@@ -24,7 +24,7 @@ EXIT_CODES_HELP = """\
 \b
 Exit codes:
   0  all is well
-  1  the answer is no: the two models do not compute the same
+  1  the answer is no: the two models differ
   2  bad usage or bad input; nothing was written
   3  something failed that the input does not explain (--debug shows where)"""
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from keras_grow.tools.backend import BACKENDS, Choice, choose_backend
+from keras_grow.tools.modelfile.trust import Trust
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -38,6 +39,54 @@ def common_options(function: Function) -> Function:
         "file, then the first of these that is installed.",
     )
     return backend(debug(function))
+
+
+class _Custom(click.ParamType):
+    """``module:Class``, or ``module`` for all that the module registers with Keras."""
+
+    name = "MODULE[:CLASS]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check the form; nothing is imported yet."""
+        module, colon, name = str(value).partition(":")
+        if not all(part.isidentifier() for part in module.split(".")) or (
+            colon and not name.isidentifier()
+        ):
+            self.fail(
+                f"{value!r} is not of the form module:Class, such as mypackage.layers:Swish.",
+                param,
+                ctx,
+            )
+        return str(value)
+
+
+def model_options(function: Function) -> Function:
+    """Add ``--trust`` and ``--custom``, for commands that load a model; see :func:`trust`."""
+    allow = click.option(
+        "--trust",
+        is_flag=True,
+        expose_value=False,
+        callback=_remember,
+        help="Run Python code that the file holds (Lambda layers). Only for files whose maker you "
+        "trust: such code can do anything that you can.",
+    )
+    custom = click.option(
+        "--custom",
+        multiple=True,
+        type=_Custom(),
+        expose_value=False,
+        callback=_remember,
+        help="A layer or function of your own that the model uses, as module:Class; the module is "
+        "imported. Or a module alone, whose classes register themselves (keras_hub). May be "
+        "repeated.",
+    )
+    return custom(allow(function))
+
+
+def trust() -> Trust:
+    """What the user of the running command vouches for."""
+    meta = click.get_current_context().meta
+    return Trust(bool(meta.get(f"{_PREFIX}trust")), tuple(meta.get(f"{_PREFIX}custom", ())))
 
 
 def wants_debug(context: click.Context) -> bool:

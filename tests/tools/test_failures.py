@@ -28,13 +28,13 @@ UNREADABLE = {
     "empty.keras": "not a saved Keras model",
     "text.keras": "not a saved Keras model",
     "zip.keras": r"no config\.json",
-    "junk_config.keras": "Keras cannot load",
+    "junk_config.keras": r"damaged: its config\.json is no JSON",
     "cut.keras": "not a saved Keras model",
     "misnamed.bin": "Rename it",
     "directory.keras": "is a directory",
     "only.weights.h5": "weights only",
-    "lambda.keras": "safe mode on.*safe_mode=False",
-    "custom.keras": "'_Outsider'.*custom_objects",
+    "lambda.keras": "layer 'twice' holds Python code.*--trust",
+    "custom.keras": "'_Outsider'.*--custom",
 }
 
 

@@ -9,14 +9,14 @@ from typing import Any
 import click
 
 from keras_grow.tools.errors import EXIT_CODES_HELP
-from keras_grow.tools.modelfile import load_model
-from keras_grow.tools.options import common_options, start_backend
+from keras_grow.tools.modelfile import Trust, load_model
+from keras_grow.tools.options import common_options, model_options, start_backend, trust
 
 #: Named in the output of --json; it changes when a field changes its meaning or goes away.
 SCHEMA = "keras-grow/inspect/1"
 
 
-def describe(path: Path) -> dict[str, Any]:
+def describe(path: Path, trust: Trust) -> dict[str, Any]:
     """What ``inspect`` knows about the model at ``path``, as plain JSON values.
 
     The fields, which scripts may rely on::
@@ -34,7 +34,7 @@ def describe(path: Path) -> dict[str, Any]:
         InputError: if the file is no model that can be read.
         GrowthError: if the model is of a kind which cannot be grown at all.
     """
-    model = load_model(path)
+    model = load_model(path, trust=trust)
     import keras
 
     import keras_grow as kg
@@ -140,6 +140,7 @@ Fields of --json (schema {SCHEMA}):
 )
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+@model_options
 @common_options
 def command(model: Path, as_json: bool) -> None:
     """Show where the model in the file MODEL can grow, and what one more channel costs.
@@ -149,7 +150,7 @@ def command(model: Path, as_json: bool) -> None:
     the layers which cannot be widened, with the reason.
     """
     start_backend()
-    found = describe(model)
+    found = describe(model, trust())
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:

@@ -9,7 +9,7 @@ import click
 
 from keras_grow.tools.errors import ANSWER_IS_NO, EXIT_CODES_HELP
 from keras_grow.tools.modelfile import load_model
-from keras_grow.tools.options import common_options, start_backend
+from keras_grow.tools.options import common_options, model_options, start_backend, trust
 
 
 @click.command(
@@ -36,6 +36,7 @@ Examples:
     help="Largest difference allowed, as a fraction of the outputs' scale. Default: 1e-5, and as "
     "much as they need for models that compute in float16 or bfloat16.",
 )  # fmt: skip
+@model_options
 @common_options
 def command(before: Path, after: Path, samples: int, seed: int, tolerance: float | None) -> None:
     """Compare what the models in the files A and B compute, on random inputs.
@@ -45,7 +46,7 @@ def command(before: Path, after: Path, samples: int, seed: int, tolerance: float
     are 16.
     """
     start_backend()
-    first, second = load_model(before), load_model(after)
+    first, second = load_model(before, trust=trust()), load_model(after, trust=trust())
     import keras_grow as kg
 
     inputs = _random_inputs(first, samples, seed)

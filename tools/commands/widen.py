@@ -9,7 +9,7 @@ import click
 
 from keras_grow.tools.errors import ANSWER_IS_NO, EXIT_CODES_HELP
 from keras_grow.tools.modelfile import check_output, load_model, save_model
-from keras_grow.tools.options import common_options, start_backend
+from keras_grow.tools.options import common_options, model_options, start_backend, trust
 
 
 class LayerWidth(click.ParamType):
@@ -34,9 +34,10 @@ class LayerWidth(click.ParamType):
         return layer, int(width)
 
 
-def _no_repeats(
+def no_repeats(
     context: click.Context, parameter: click.Parameter, value: tuple[tuple[str, int], ...]
 ) -> dict[str, int]:
+    """The widths as a dict; a layer may be given twice only with the same width."""
     widths: dict[str, int] = {}
     for layer, width in value:
         if widths.setdefault(layer, width) != width:
@@ -59,7 +60,7 @@ Examples:
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument(
     "widths", metavar="LAYER=WIDTH...", type=LayerWidth(), nargs=-1, required=True,
-    callback=_no_repeats,
+    callback=no_repeats,
 )  # fmt: skip
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="OUT",
@@ -74,6 +75,7 @@ Examples:
     help="Seed of the new weights.",
 )  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
+@model_options
 @common_options
 def command(
     model: Path, widths: dict[str, int], output: Path, method: str, seed: int, force: bool
@@ -88,7 +90,7 @@ def command(
     """
     check_output(output, force)
     start_backend()
-    before = load_model(model, compile=True)
+    before = load_model(model, compile=True, trust=trust())
     import keras_grow as kg
 
     after = kg.widen(before, widths, method=method, seed=seed)
