@@ -1,17 +1,26 @@
-"""`run_growth_test`: what every rule has to show, and small parts to build its models from."""
+"""`run_growth_test` as our tests run it, and small parts to build its models from."""
 
-import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
-from keras import layers, tree
+from keras import layers
 
-import keras_grow as kg
-from keras_grow.planning.arrays import split_groups
+from keras_grow import testing
+from keras_grow.testing import (  # noqa: F401  (tests take them from here)
+    all_layers,
+    as_array,
+    assert_close,
+    assert_saves,
+    at,
+    describe,
+    deviation,
+    inputs_of,
+    predict,
+    predict_training,
+    randomize,
+)
 
 BACKEND = keras.config.backend()
 # Where a training step is compiled (about a second for each case), only the cases that ask for one
@@ -23,71 +32,10 @@ RANKS = (1, 2, 3) if ALL else (2,)
 FORMATS = ("channels_last",) if BACKEND == "tensorflow" else ("channels_last", "channels_first")
 
 
-def run_growth_test(
-    model: keras.Model,
-    widths: Mapping[str, int],
-    tmp_path: Path,
-    *,
-    forms: Sequence[str] = ("outgoing", "inverse"),
-    same_in_training: bool = True,
-    trains: bool | None = None,
-    tolerance: float = 1e-5,
-) -> keras.Model:
-    """Widens `model` in every form and checks all that growth promises.
-
-    All weights first get random values, so that a wrong index is seen. Then: outputs are kept in
-    inference and in training, with new free weights that are not zero; the original is untouched;
-    growth in place gives a model that saves, loads, says the same about itself as one freshly built
-    from its config, and whose new neurons learn.
-
-    Args:
-        model: any growable model; it is grown in place in the end.
-        widths: new widths by layer.
-        forms: which forms to try; sites where only the inverse form is exact take it anyway. All
-            but the last make copies, the last one grows in place; with a training step, all make
-            copies.
-        same_in_training: whether outputs are kept with training=True as well. Not so for noise.
-        trains: take one training step after growing in the "auto" form, which makes neurons that
-            learn; by default wherever that is quick.
-        tolerance: largest deviation as a part of the scale of the outputs.
-
-    Returns:
-        The model, grown in place and trained for a step.
-    """
-    randomize(model)
-    x = inputs_of(model)
-    before = predict(model, x)
-    before_training = predict_training(model, x) if same_in_training else None
-    weights, description = model.get_weights(), describe(model)
-
-    trains = ALL if trains is None else trains
-    for form in forms if trains or len(forms) == 1 else forms[:-1]:
-        plan = kg.plan(model, widths, form=form)
-        wider = kg.widen(model, widths, seed=1, form=form)
-        assert_close(predict(wider, x), before, tolerance, f"{form} form")
-        if before_training is not None and form == forms[0]:
-            after = predict_training(wider, x)
-            assert_close(after, before_training, tolerance, f"{form} form, training=True")
-        assert_free_weights_used(plan, model, wider)
-        assert not {id(v) for v in model.variables} & {id(v) for v in wider.variables}
-
-    assert describe(model) == description, "widen changed the model it was given"
-    for old, new in zip(weights, model.get_weights(), strict=True):
-        np.testing.assert_array_equal(old, new)
-
-    last = "auto" if trains else forms[-1]
-    plan = kg.plan(model, widths)
-    count, added = model.count_params(), plan.added_parameters
-    growth = kg.grow_(model, widths, seed=2, form=last)
-    assert model.count_params() - count == added
-    assert_close(predict(model, x), before, tolerance, f"grown in place, {last} form")
-    assert_free_weights_used(growth.plan, model, model)
-    for name, width in widths.items():
-        assert_width(model, name, width)
-    assert_saves(model, x, tmp_path / "grown.keras")
-    if trains:
-        assert_new_neurons_learn(model, growth, x)
-    return model
+def run_growth_test(model: keras.Model, widths: Any, *args: Any, **options: Any) -> keras.Model:
+    """`keras_grow.testing.run_growth_test`, with a training step only where that is quick."""
+    options.setdefault("trains", ALL)
+    return testing.run_growth_test(model, widths, *args, **options)
 
 
 # --- models ------------------------------------------------------------------------------------
@@ -119,190 +67,3 @@ def image(rank: int, channels: int = 3, data_format: str = "channels_last") -> t
     if data_format == "channels_first":
         return (channels, *SPACE[:rank])
     return (*SPACE[:rank], channels)
-
-
-# --- values ------------------------------------------------------------------------------------
-
-
-def randomize(model: keras.Model, seed: int = 0) -> None:
-    """Random values for all weights, statistics included; what is a variance stays positive."""
-    rng = np.random.default_rng(seed)
-    for variable in model.weights:
-        shape = tuple(variable.shape)
-        if not keras.backend.is_float_dtype(variable.dtype):
-            continue  # seeds and counters
-        if "variance" in variable.name or "stddev" in variable.name:
-            value = rng.uniform(0.5, 2.0, shape)
-        else:
-            fan_in = np.prod(shape[:-1]) if len(shape) > 1 else 1.0
-            value = rng.standard_normal(shape) / np.sqrt(fan_in)
-        variable.assign(value.astype("float32"))
-    for layer in all_layers(model):
-        if isinstance(layer, layers.Normalization):
-            layer.finalize_state()
-
-
-def inputs_of(model: keras.Model, samples: int = 4, seed: int = 1) -> Any:
-    """Standard normal inputs in the model's own structure."""
-    rng = np.random.default_rng(seed)
-
-    def one(tensor: Any) -> Any:
-        shape = (samples, *(6 if d is None else d for d in tensor.shape[1:]))
-        return keras.ops.convert_to_tensor(rng.standard_normal(shape).astype("float32"))
-
-    return tree.map_structure(one, model.inputs[0] if len(model.inputs) == 1 else model.input)
-
-
-def predict(model: keras.Model, x: Any, training: bool = False) -> list[np.ndarray]:
-    """Outputs as a flat list of float32 arrays."""
-    outputs = tree.flatten(model(x, training=training))
-    return [as_array(y) for y in outputs]
-
-
-def predict_training(model: keras.Model, x: Any) -> list[np.ndarray]:
-    """Outputs of training mode; statistics and seeds are put back afterwards."""
-    kept = [(v, as_array(v)) for v in model.variables]
-    outputs = predict(model, x, training=True)
-    for variable, value in kept:
-        variable.assign(value)
-    return outputs
-
-
-def as_array(value: Any) -> np.ndarray:
-    array = np.asarray(keras.ops.convert_to_numpy(value))
-    return array.astype("float32") if array.dtype.name in ("float16", "bfloat16") else array
-
-
-# --- checks ------------------------------------------------------------------------------------
-
-
-def deviation(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> float:
-    """The largest difference as a part of the largest value."""
-    assert [a.shape for a in found] == [b.shape for b in wanted]
-    scale = max(float(np.abs(b).max()) for b in wanted)
-    assert 0 < scale < 1e4, f"outputs of scale {scale} show nothing"
-    return max(float(np.abs(a - b).max()) for a, b in zip(found, wanted, strict=True)) / scale
-
-
-def assert_close(
-    found: Sequence[np.ndarray], wanted: Sequence[np.ndarray], tolerance: float, what: str
-) -> None:
-    gap = deviation(found, wanted)
-    assert gap <= tolerance, f"{what}: outputs differ by {gap:.3g} of their scale"
-
-
-def assert_free_weights_used(plan: kg.Plan, model: keras.Model, wider: keras.Model) -> None:
-    """New weights that may hold anything hold something: zeros would hide a wrong index."""
-    place = {id(v): i for i, v in enumerate(model.weights)}
-    checked = 0
-    for site in plan.sites:
-        inverse = site.form == "inverse"
-        slots = site.writes if inverse else [s for s in site.reads if s.free]
-        for slot in slots:
-            value = as_array(wider.weights[place[id(slot.edit.variable)]])
-            if slot.edit.groups > 1:
-                value = split_groups(value, slot.edit.groups)
-            assert value.shape[slot.edit.axis] == len(slot.edit.labels)
-            new = np.moveaxis(value, slot.edit.axis, 0)[slot.edit.labels < 0]
-            used = np.abs(new.reshape(len(new), -1)).max(axis=1)
-            assert (used > 1e-3).all(), f"new weights of {slot.edit.path} are zero: {used}"
-            checked += 1
-    assert checked, "the growth has no free weight at all"
-
-
-def assert_width(model: keras.Model, name: str, width: int) -> None:
-    layer = at(model, name)
-    assert getattr(layer, "units", getattr(layer, "filters", None)) == width
-
-
-def assert_saves(model: keras.Model, x: Any, path: Path) -> None:
-    """It loads, and all a layer says about itself is what the layer built anew says."""
-    model.save(path)
-    loaded = keras.models.load_model(path)
-    assert describe(loaded) == describe(model)
-    assert _summary(loaded) == _summary(model)
-    assert_close(predict(loaded, x), predict(model, x), 1e-6, "saved and loaded")
-
-
-def assert_new_neurons_learn(model: keras.Model, growth: Any, x: Any) -> None:
-    """One step changes, for every new neuron, the weights that growth had to leave at zero."""
-    rng = np.random.default_rng(3)
-    targets = [rng.standard_normal(y.shape).astype("float32") for y in predict(model, x)]
-    y = targets if len(targets) > 1 else targets[0]
-    model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=BACKEND == "jax")
-    slots = [
-        slot for s in growth.plan.sites for slot in (s.reads if s.form == "inverse" else s.writes)
-    ]
-    before = [as_array(slot.edit.variable) for slot in slots]
-    model.fit(x, y, verbose=0, shuffle=False)
-    moved: dict[int, float] = {}
-    for slot, old in zip(slots, before, strict=True):
-        change = as_array(slot.edit.variable) - old
-        if slot.edit.groups > 1:
-            change = split_groups(change, slot.edit.groups)
-        change = np.abs(np.moveaxis(change, slot.edit.axis, 0))
-        largest = change.reshape(len(change), -1).max(axis=1)
-        for label, amount in zip(slot.edit.labels, largest, strict=True):
-            if label < 0:
-                moved[label] = max(moved.get(label, 0.0), float(amount))
-    assert len(moved) == sum(s.added for s in growth.plan.sites)
-    dead = [-1 - label for label, amount in moved.items() if not amount > 0]
-    assert not dead, f"new neurons {dead} got no gradient"
-
-
-# --- looking at a model ------------------------------------------------------------------------
-
-
-def at(model: keras.Model, path: str) -> Any:
-    """The layer at `outer/inner`."""
-    for part in path.split("/"):
-        model = model.get_layer(part)
-    return model
-
-
-def all_layers(model: keras.Model) -> list:
-    """The layers of a model, those of nested models included."""
-    found = []
-    for layer in model.layers:
-        found.append(layer)
-        if isinstance(layer, keras.Model):
-            found += all_layers(layer)
-    return found
-
-
-def describe(model: keras.Model) -> list[str]:
-    """Configs, build shapes, input specs, weights and output shapes, as text."""
-    lines = [f"{model.input_shape} -> {model.output_shape}"]
-    for layer in all_layers(model):
-        facts = {
-            "name": layer.name,
-            "config": layer.get_config(),
-            "build": layer.get_build_config(),
-            "spec": _specs(layer),
-            "weights": [tuple(v.shape) for v in layer.weights],
-        }
-        if _calls(layer) == 1:
-            facts["shapes"] = tree.map_structure(
-                lambda t: str(t.shape), [layer.input, layer.output]
-            )
-        lines.append(json.dumps(facts, default=str, sort_keys=True))
-    return lines
-
-
-def _summary(model: keras.Model) -> list[str]:
-    lines: list[str] = []
-    model.summary(expand_nested=True, print_fn=lines.append, line_length=120)
-    return lines
-
-
-def _calls(layer: Any) -> int:
-    try:
-        _ = layer.output
-    except (AttributeError, ValueError):  # called several times, or in no graph
-        return 0
-    return 1
-
-
-def _specs(layer: Any) -> list:
-    specs = tree.flatten(layer.input_spec) if layer.input_spec is not None else []
-    return [(s.ndim, s.min_ndim, s.max_ndim, s.axes, s.shape) for s in specs if s is not None]
