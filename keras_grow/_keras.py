@@ -375,39 +375,6 @@ def pad_constant(node: Any) -> float:
     return 0.0 if value is None else float(np.asarray(value).reshape(()))
 
 
-def remove_instance_call(op: Any) -> None:
-    """Takes an overriding `call` off one object, so that its class's own is used again."""
-    del op.call
-
-
-def snapshot(op: Any) -> tuple[dict, dict | None]:
-    """All attributes of a layer or op, and the constructor arguments Keras recorded."""
-    config = auto_config(op)
-    calls = [(node.arguments, dict(vars(node.arguments))) for node in op._inbound_nodes]
-    return dict(vars(op)), None if config is None else dict(config), calls
-
-
-def restore_snapshot(op: Any, before: tuple[dict, dict | None]) -> None:
-    """Puts attributes back without Keras's tracking, which is locked on built layers."""
-    attributes, config_before, calls = before
-    for arguments, recorded in calls:
-        vars(arguments).update(recorded)
-    now = vars(op)
-    for name in [n for n in now if n not in attributes]:
-        del now[name]
-    now.update(attributes)
-    if config_before is not None:
-        config = auto_config(op)
-        config.clear()
-        config.update(config_before)
-
-
-def own_config(op: Any) -> None:
-    """Gives a copied op its own record of constructor arguments."""
-    if getattr(op, "_auto_config", None) is not None:
-        vars(op)["_auto_config"] = copy.deepcopy(op._auto_config)
-
-
 def argument(node: Any, position: int, name: str) -> Any:
     """What a call was given as its argument at `position`, called `name`; None if nothing."""
     args, kwargs = node_arguments(node)
@@ -470,3 +437,272 @@ def call_arguments(node: Any) -> dict[str, Any]:
     args, kwargs = node_arguments(node)
     bound = inspect.signature(node.operation.call).bind(*args, **kwargs)
     return dict(bound.arguments)
+def remove_instance_call(op: Any) -> None:
+    """Takes an overriding `call` off one object, so that its class's own is used again."""
+    del op.call
+
+
+def snapshot(op: Any) -> tuple[dict, dict | None, list]:
+    """All attributes of a layer or op, the constructor arguments Keras recorded, and its calls'."""
+    config = auto_config(op)
+    calls = [(node.arguments, dict(vars(node.arguments))) for node in op._inbound_nodes]
+    return dict(vars(op)), None if config is None else dict(config), calls
+
+
+def restore_snapshot(op: Any, before: tuple[dict, dict | None, list]) -> None:
+    """Puts attributes back without Keras's tracking, which is locked on built layers."""
+    attributes, config_before, calls = before
+    for arguments, recorded in calls:
+        vars(arguments).update(recorded)
+    now = vars(op)
+    for name in [n for n in now if n not in attributes]:
+        del now[name]
+    now.update(attributes)
+    if config_before is not None:
+        config = auto_config(op)
+        config.clear()
+        config.update(config_before)
+
+
+def own_config(op: Any) -> None:
+    """Gives a copied op its own record of constructor arguments."""
+    if getattr(op, "_auto_config", None) is not None:
+        vars(op)["_auto_config"] = copy.deepcopy(op._auto_config)
+
+
+# --- rewiring a functional graph ---------------------------------------------------------------
+
+_GRAPH_ATTRIBUTES = (
+    "_outputs_struct",
+    "_outputs",
+    "_nodes",
+    "_nodes_by_depth",
+    "_operations",
+    "_operations_by_depth",
+)
+
+
+def all_nodes(functional: Any) -> list:
+    """The nodes of a functional graph, those of its inputs included, inputs first."""
+    by_depth = functional._nodes_by_depth
+    return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+
+
+def input_tensors(node: Any) -> list:
+    return list(node.input_tensors)
+
+
+def call_count(op: Any) -> int:
+    """How often an op was called on symbolic tensors, in any model."""
+    return len(op._inbound_nodes)
+
+
+def set_call_count(op: Any, count: int) -> None:
+    """Forgets the symbolic calls of an op made since `call_count` was `count`."""
+    for node in op._inbound_nodes[count:]:
+        for tensor in node.input_tensors:
+            followers = tensor._keras_history.operation._outbound_nodes
+            followers[:] = [other for other in followers if other is not node]
+    del op._inbound_nodes[count:]
+
+
+def swap_input(node: Any, old: Any, new: Any) -> None:
+    """Makes a call read the symbolic tensor `new` wherever it read `old`."""
+    arguments = node.arguments
+
+    def swapped(x: Any) -> Any:
+        return new if x is old else x
+
+    arguments.args, arguments.kwargs = arguments.convert(swapped)
+    arguments._flat_arguments = [swapped(x) for x in arguments._flat_arguments]
+    arguments.keras_tensors = [swapped(x) for x in arguments.keras_tensors]
+    arguments._single_positional_tensor = swapped(arguments._single_positional_tensor)
+    followers = old._keras_history.operation._outbound_nodes
+    followers[:] = [other for other in followers if other is not node]
+    new._keras_history.operation._outbound_nodes.append(node)
+
+
+def swap_output(functional: Any, old: Any, new: Any) -> None:
+    """Makes a functional give out `new` instead of `old`; `remap` must follow."""
+
+    def swapped(x: Any) -> Any:
+        return new if x is old else x
+
+    fresh = {
+        "_outputs": [swapped(t) for t in functional._outputs],
+        "_outputs_struct": tree.map_structure(swapped, functional._outputs_struct),
+    }
+    vars(functional).update(fresh)
+
+
+def remap(functional: Any) -> Callable[[], None]:
+    """Brings what a functional derives from its nodes up to date; returns what undoes it.
+
+    Layers are tracked in the order of the graph, in which Keras saves and loads weights.
+    """
+    before = {name: vars(functional)[name] for name in _GRAPH_ATTRIBUTES}
+    names = vars(functional).get("output_names")
+    graph = map_graph(functional._inputs, functional._outputs)
+    fresh = dict(zip(_GRAPH_ATTRIBUTES[2:], graph, strict=True))
+    had = functional.layers if isinstance(functional, keras.Model) else None
+    vars(functional).update(fresh)
+    if had is None:  # a keras.Function, which tracks no layers
+        return lambda: vars(functional).update(before)
+    vars(functional)["output_names"] = [maker(t).name for t in functional._outputs]
+    layers = list(functional._layers)
+    undo_layers = set_layers(functional, _in_graph_order(layers, had, functional.layers))
+
+    def undo() -> None:
+        undo_layers()
+        vars(functional).update(before)
+        vars(functional)["output_names"] = names
+
+    return undo
+
+
+def _in_graph_order(tracked: list, had: list, now: list) -> list:
+    """Tracked layers after a change of the graph; what is tracked besides keeps its place."""
+    before = {id(layer) for layer in had}
+    after = {id(layer) for layer in now}
+    if [layer for layer in tracked if id(layer) in before] == had:
+        slots = iter(now)
+        result: list = []
+        for layer in tracked:  # as many of the new order as there were of the old one, in place
+            if id(layer) in before:
+                following = next(slots, None)
+                if following is not None:
+                    result.append(following)
+            else:
+                result.append(layer)
+        return result + list(slots)
+    result = [layer for layer in tracked if id(layer) not in before or id(layer) in after]
+    for i, layer in enumerate(now):
+        if all(layer is not other for other in result):
+            previous = [k for k, other in enumerate(result) if i and other is now[i - 1]]
+            result.insert(previous[0] + 1 if previous else len(result), layer)
+    return result
+
+
+def set_layers(model: Any, layers: list) -> Callable[[], None]:
+    """Gives a model another list of tracked layers; returns what undoes it.
+
+    A Sequential model's own list holds its layers, besides the one its tracker keeps.
+    """
+    tracker = model._tracker
+    store = tracker.config["layers"][1]
+    own = model._layers
+    before = list(own), list(store), set(tracker.stored_ids["layers"])
+    if store is own or own == store:
+        kept: list = []
+    else:
+        kept = [layer for layer in store if all(layer is not other for other in own)]
+
+    def put(own_layers: list, stored: list, ids: set) -> None:
+        list.__setitem__(own, slice(None), own_layers)
+        if store is not own:
+            list.__setitem__(store, slice(None), stored)
+        tracker.stored_ids["layers"] = ids
+
+    put(layers, [*kept, *layers], {id(layer) for layer in [*kept, *layers]})
+    return lambda: put(*before)
+
+
+def living_graphs() -> list:
+    """Every functional graph in memory, found through the collector."""
+    classes = _subclasses(Function)
+    return [
+        f
+        for f in gc.get_referrers(*classes)
+        if type(f) in classes and "_nodes_by_depth" in vars(f)
+    ]
+
+
+def living_early_stoppings(model: Any) -> list:
+    """The `EarlyStopping` callbacks that watch `model`."""
+    classes = _subclasses(keras.callbacks.EarlyStopping)
+    found = [c for c in gc.get_referrers(*classes) if type(c) in classes]
+    return [c for c in found if getattr(c, "_model", None) is model]
+
+
+def maker(tensor: Any) -> Any:
+    """The layer or op whose call made a symbolic tensor."""
+    return tensor._keras_history.operation
+
+
+def is_input_layer(op: Any) -> bool:
+    return isinstance(op, keras.layers.InputLayer)
+
+
+# --- optimizers that get new variables ---------------------------------------------------------
+
+
+def inner_optimizers(optimizer: Any) -> list:
+    """The optimizers an optimizer keeps besides `inner_optimizer`."""
+    kept = [value for name, value in vars(optimizer).items() if name != "inner_optimizer"]
+    return [
+        value
+        for value in tree.flatten([vars(v) if hasattr(v, "_optimizer_map") else v for v in kept])
+        if isinstance(value, keras.optimizers.Optimizer)
+    ]
+
+
+def transplant(optimizer: Any, fresh: Any) -> tuple[list[tuple[int, Any]], Callable[[], None]]:
+    """Gives an optimizer the slots of `fresh`, a new one of its kind built on more variables.
+
+    Slots it has already stay the objects they are.
+
+    Returns:
+        The new copies of weights for the moving average, as pairs of a variable's position and
+        the copy; and what undoes it all.
+    """
+    place = {id(v): i for i, v in enumerate(optimizer._trainable_variables)}
+    places = [place.get(id(v)) for v in fresh._trainable_variables]
+    own = vars(optimizer)
+    before = {
+        name: own[name]
+        for name in vars(fresh)
+        if name in own and name not in ("_variables", "_tracker")
+    }
+    kept: dict[int, Any] = {}
+
+    def carry(old: Any, new: Any) -> Any:
+        if isinstance(new, keras.Variable) and isinstance(old, keras.Variable):
+            kept[id(new)] = old
+            return old
+        return new
+
+    averages: list[tuple[int, Any]] = []
+    changed: dict[str, Any] = {}
+    for name, new in vars(fresh).items():
+        old = own.get(name)
+        if name in ("_variables", "_tracker", "_trainable_variables"):
+            continue
+        if isinstance(new, keras.Variable):
+            carry(old, new)
+        elif isinstance(new, list) and any(isinstance(v, keras.Variable) for v in new):
+            if len(new) != len(places) or not isinstance(old, list):
+                raise TypeError(f"the optimizer's slots '{name}' do not follow its variables")
+            changed[name] = [
+                slot if i is None else carry(old[i], slot)
+                for slot, i in zip(new, places, strict=True)
+            ]
+            if name == "_model_variables_moving_average":
+                averages = [(k, new[k]) for k, i in enumerate(places) if i is None]
+        elif isinstance(new, dict) and any(isinstance(v, keras.Variable) for v in new.values()):
+            changed[name] = {k: carry((old or {}).get(k), v) for k, v in new.items()}
+    changed["_trainable_variables"] = list(fresh._trainable_variables)
+    changed["_trainable_variables_indices"] = dict(fresh._trainable_variables_indices)
+    store = optimizer._variables
+    variables_before, ids_before = list(store), set(optimizer._tracker.stored_ids["variables"])
+
+    def put(attributes: dict, variables: list, ids: set) -> None:
+        own.update(attributes)
+        list.__setitem__(store, slice(None), variables)
+        optimizer._tracker.stored_ids["variables"] = ids
+
+    variables = [kept.get(id(v), v) for v in fresh._variables]
+    put(changed, variables, {id(v) for v in variables})
+    restored = {name: before[name] for name in changed}
+    return averages, lambda: put(restored, variables_before, ids_before)
+
+

@@ -158,7 +158,7 @@ class Statistics:
 
     # --- shadows -------------------------------------------------------------------------------
 
-    def _context(self, record: Any, directional: bool) -> ShadowContext:
+    def _context(self, site: SitePlan, record: Any, directional: bool) -> ShadowContext:
         tensors = dict(zip(self.kept, record[0], strict=True))
 
         def value(ref: Ref) -> float | None:
