@@ -14,13 +14,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from keras_grow import rules, testing
     from keras_grow.apply import Slopes
     from keras_grow.errors import DataError, GrowthError, RefusedError
     from keras_grow.growth import methods, schedules, selectors
     from keras_grow.growth.callback import GrowthCallback
     from keras_grow.growth.events import GrowthEvent, SiteGrowth
     from keras_grow.growth.outputs import Report, verify
+    from keras_grow.insertion import insert, insert_
     from keras_grow.planning import Plan, Refusal, Site
+    from keras_grow.rules import register_rule
     from keras_grow.surgery import flops, grow_, plan, sites, widen
 
 __version__ = "0.1.0"
@@ -39,11 +42,16 @@ __all__ = [
     "Slopes",
     "flops",
     "grow_",
+    "insert",
+    "insert_",
     "methods",
     "plan",
+    "register_rule",
+    "rules",
     "schedules",
     "selectors",
     "sites",
+    "testing",
     "verify",
     "widen",
 ]
@@ -55,9 +63,12 @@ _HOME = {
     "keras_grow.growth.callback": ("GrowthCallback",),
     "keras_grow.growth.events": ("GrowthEvent", "SiteGrowth"),
     "keras_grow.growth.outputs": ("Report", "verify"),
+    "keras_grow.insertion": ("insert", "insert_"),
     "keras_grow.planning": ("Plan", "Refusal", "Site"),
+    "keras_grow.rules": ("register_rule",),
     "keras_grow.surgery": ("flops", "grow_", "plan", "sites", "widen"),
 }
+_MODULES = ("rules", "testing")
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 
@@ -67,6 +78,8 @@ def __getattr__(name: str) -> Any:
     Importing keras_grow must not import Keras, which takes seconds and settles the backend: the
     command line answers --help at once and chooses an installed backend first.
     """
+    if name in _MODULES:
+        return importlib.import_module(f"keras_grow.{name}")
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'keras_grow' has no attribute '{name}'")
     home = importlib.import_module(_MODULE_OF[name])

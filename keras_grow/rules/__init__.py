@@ -3,12 +3,15 @@
 from keras_grow.rules import (  # noqa: F401  (importing them registers their rules)
     activations,
     applications,
+    attention,
     einsum,
     embedding,
+    hub,
     merging,
     normalization,
     passing,
     reshaping,
+    slicing,
     transposed,
     weighted,
 )
@@ -22,17 +25,23 @@ from keras_grow.rules.base import (
     Space,
     Weight,
 )
+from keras_grow.rules.custom import PerChannel, Projection, register_rule
 from keras_grow.rules.lookup import has_rule, rule_for
+from keras_grow.rules.opened import flow
 
 __all__ = [
     "LIKE_OLD",
     "Channels",
     "NoSlope",
+    "PerChannel",
+    "Projection",
     "Rule",
     "Shadow",
     "ShadowContext",
     "Space",
     "Weight",
+    "flow",
     "has_rule",
+    "register_rule",
     "rule_for",
 ]

@@ -17,8 +17,11 @@ class Unknown(Rule):
         if any(x is not None for x in inputs):
             kind = type(call.op)
             what = "layer" if isinstance(call.op, keras.layers.Layer) else "op"
+            hint = "; keras_grow.register_rule teaches one" if what == "layer" else ""
             space.refuse(
-                call, inputs, f"is a {what} of class {kind.__name__}, for which there is no rule"
+                call,
+                inputs,
+                f"is a {what} of class {kind.__name__}, for which there is no rule{hint}",
             )
         return [None] * len(call.outputs)
 
