@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -112,7 +113,7 @@ def _edges(model: Any) -> dict[str, list[str]]:
 
     if isinstance(model, keras.Sequential):
         names = [layer.name for layer in model.layers]
-        return {after: [before] for before, after in zip(names, names[1:], strict=False)}
+        return {after: [before] for before, after in itertools.pairwise(names)}
     edges: dict[str, list[str]] = {}
     for layer in model.get_config().get("layers", []):
         found = edges.setdefault(layer["name"], [])

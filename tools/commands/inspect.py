@@ -9,15 +9,16 @@ from typing import Any
 import click
 
 from keras_grow.tools.errors import EXIT_CODES_HELP
-from keras_grow.tools.modelfile import Trust, load_model
+from keras_grow.tools.modelfile import check_output, load_model
 from keras_grow.tools.options import common_options, model_options, start_backend, trust
+from keras_grow.tools.picture import ENDINGS, check_drawing, graph_text, save_picture
 
 #: Named in the output of --json; it changes when a field changes its meaning or goes away.
 SCHEMA = "keras-grow/inspect/1"
 
 
-def describe(path: Path, trust: Trust) -> dict[str, Any]:
-    """What ``inspect`` knows about the model at ``path``, as plain JSON values.
+def describe(model: Any, path: Path, sites: list[Any], refusals: list[Any]) -> dict[str, Any]:
+    """What ``inspect`` knows about the model from the file ``path``, as plain JSON values.
 
     The fields, which scripts may rely on::
 
@@ -29,18 +30,10 @@ def describe(path: Path, trust: Trust) -> dict[str, Any]:
                     parameters_per_channel, flops_per_channel}; several producers are tied and
                     widen together; a new width is the old one plus a multiple of granularity
         refused     list of {producer, reason}: layers that cannot be widened
-
-    Raises:
-        InputError: if the file is no model that can be read.
-        GrowthError: if the model is of a kind which cannot be grown at all.
     """
-    model = load_model(path, trust=trust)
     import keras
 
     import keras_grow as kg
-
-    sites = kg.sites(model)
-    refusals = kg.sites(model, refused=True)
 
     def tensors(values: list[Any]) -> list[dict[str, Any]]:
         return [
@@ -126,6 +119,7 @@ def _print(found: dict[str, Any]) -> None:
 Examples:
   keras-grow inspect model.keras
   keras-grow inspect model.keras --json | jq '.sites[].name'
+  keras-grow inspect model.keras --image model.svg
 
 \b
 Fields of --json (schema {SCHEMA}):
@@ -140,17 +134,36 @@ Fields of --json (schema {SCHEMA}):
 )
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+@click.option(
+    "--image", type=click.Path(path_type=Path), metavar="OUT",
+    help="Draw the model into OUT, which ends in .svg, .png or .pdf (drawn by Graphviz), or in "
+    ".dot (for Graphviz).",
+)  # fmt: skip
+@click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 @model_options
 @common_options
-def command(model: Path, as_json: bool) -> None:
+def command(model: Path, as_json: bool, image: Path | None, force: bool) -> None:
     """Show where the model in the file MODEL can grow, and what one more channel costs.
 
     For every place: the layers that widen (several where an Add or a shared layer ties them),
     their width, the layers that read it, and the parameters and FLOPs of one more channel. Then
     the layers which cannot be widened, with the reason.
+
+    With --image also as a picture of the model: green layers can be widened, red and dashed ones
+    cannot, grey ones have no width of their own.
     """
+    if image is not None:
+        check_output(image, force, ENDINGS)
+        check_drawing(image)
     start_backend()
-    found = describe(model, trust())
+    loaded = load_model(model, trust=trust())
+    import keras_grow as kg
+
+    sites, refusals = kg.sites(loaded), kg.sites(loaded, refused=True)
+    found = describe(loaded, model, sites, refusals)
+    if image is not None:
+        save_picture(image, graph_text(loaded, sites, refusals), force)
+        click.echo(f"drawn into {image}", err=True)
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:

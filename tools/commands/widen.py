@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
+from keras_grow.tools.completion import complete_layers
 from keras_grow.tools.errors import ANSWER_IS_NO, EXIT_CODES_HELP
 from keras_grow.tools.modelfile import check_output, load_model, save_model
 from keras_grow.tools.options import common_options, model_options, start_backend, trust
@@ -32,6 +34,12 @@ class LayerWidth(click.ParamType):
                 ctx,
             )
         return layer, int(width)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """The layers of MODEL that have a width."""
+        return complete_layers(ctx, incomplete, wide=True)
 
 
 def no_repeats(

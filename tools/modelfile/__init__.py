@@ -7,8 +7,8 @@ HDF5 inside), `config` (what the model is made of: no code, no other files, no a
 with what the file holds, and only then loads it.
 """
 
-from keras_grow.tools.modelfile.reading import load_model
+from keras_grow.tools.modelfile.reading import load_model, read_config
 from keras_grow.tools.modelfile.trust import Trust
 from keras_grow.tools.modelfile.writing import check_output, save_model, write_file
 
-__all__ = ["Trust", "check_output", "load_model", "save_model", "write_file"]
+__all__ = ["Trust", "check_output", "load_model", "read_config", "save_model", "write_file"]
