@@ -17,6 +17,7 @@ from keras.src.applications.convnext import LayerScale, StochasticDepth
 from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 from keras.src.backend.common.stateless_scope import StatelessScope
 from keras.src.models.functional import Functional, functional_like_constructor
+from keras.src.ops.function import Function, map_graph
 from keras.src.saving.serialization_lib import SafeModeScope
 from keras.src.utils import tracking
 
@@ -77,6 +78,35 @@ def pack_outputs(functional: Any, flat: list) -> Any:
 
 def standardize_inputs(functional: Any, inputs: Any) -> list:
     return functional._standardize_inputs(inputs)
+
+
+def traced(layer: Any, args: tuple, kwargs: dict) -> Any | None:
+    """The graph of the calls that `layer.call` makes on the symbolic tensors among its arguments.
+
+    The layer and those below it know nothing of it afterwards.
+
+    Returns:
+        A `keras.Function` whose inputs are those tensors in order, or None where the layer cannot
+        be called so: its code wants real numbers, or a mask comes with the tensors.
+    """
+    tensors = [t for t in tree.flatten((args, kwargs)) if isinstance(t, keras.KerasTensor)]
+    if any(getattr(t, "_keras_mask", None) is not None for t in tensors):
+        return None
+    inputs = {id(t): keras.Input(batch_shape=t.shape, dtype=t.dtype) for t in tensors}
+
+    def own(x: Any) -> Any:
+        return inputs[id(x)] if isinstance(x, keras.KerasTensor) else x
+
+    below = sublayers(layer)
+    before = [(op, len(op._inbound_nodes), len(op._outbound_nodes)) for op in below]
+    try:
+        outputs = layer.call(*tree.map_structure(own, args), **tree.map_structure(own, kwargs))
+        return keras.Function(list(inputs.values()), tree.flatten(outputs))
+    except Exception:  # whatever its code says to a tensor without values
+        return None
+    finally:
+        for op, calls, uses in before:
+            del op._inbound_nodes[calls:], op._outbound_nodes[uses:]
 
 
 def input_structure(functional: Any) -> Any:
@@ -424,19 +454,6 @@ def holds_variable(node: Any) -> bool:
     return any(isinstance(a, keras.Variable) for a in tree.flatten((args, kwargs)))
 
 
-# --- embeddings, attention, recurrent layers ----------------------------------------------------
-
-
-def table_of(layer: Any) -> Any:
-    """The table of an embedding; `layer.embeddings` is a computed property."""
-    return layer._embeddings
-
-
-def call_arguments(node: Any) -> dict[str, Any]:
-    """The arguments recorded for a layer's call, by the names its `call` gives them."""
-    args, kwargs = node_arguments(node)
-    bound = inspect.signature(node.operation.call).bind(*args, **kwargs)
-    return dict(bound.arguments)
 def remove_instance_call(op: Any) -> None:
     """Takes an overriding `call` off one object, so that its class's own is used again."""
     del op.call
@@ -706,3 +723,68 @@ def transplant(optimizer: Any, fresh: Any) -> tuple[list[tuple[int, Any]], Calla
     return averages, lambda: put(restored, variables_before, ids_before)
 
 
+# --- embeddings, attention, recurrent layers ----------------------------------------------------
+
+
+def table_of(layer: Any) -> Any:
+    """The table of an embedding; `layer.embeddings` is a computed property."""
+    return layer._embeddings
+
+
+def call_arguments(node: Any) -> dict[str, Any]:
+    """The arguments recorded for a layer's call, by the names its `call` gives them."""
+    args, kwargs = node_arguments(node)
+    bound = inspect.signature(node.operation.call).bind(*args, **kwargs)
+    return dict(bound.arguments)
+
+
+def projections(layer: Any) -> dict[str, Any]:
+    """The EinsumDense layers inside an attention layer, by what they make."""
+    found = {"query": layer._query_dense, "key": layer._key_dense, "value": layer._value_dense}
+    if hasattr(layer, "_gate_dense"):
+        found["gate"] = layer._gate_dense
+    return {**found, "output": layer._output_dense}
+
+
+def attention_axes(layer: Any) -> tuple[int, ...] | None:
+    """The axes that a MultiHeadAttention attends over, the batch counted as axis 0."""
+    return getattr(layer, "_attention_axes", None)
+
+
+def refresh_projection(projection: Any) -> None:
+    """Brings what an EinsumDense with all inputs first in its kernel says in line with it."""
+    shape = tuple(int(d) for d in kernel_of(projection).shape)
+    kernel, output = projection.equation.split(",")[1].split("->")
+    rows = sum(c not in output for c in kernel)
+    target = tuple(projection.partial_output_shape)
+    projection.partial_output_shape = (*target[: rows - len(shape)], *shape[rows:])
+    shapes = build_shapes(projection)
+    if shapes:
+        own = {k: (*tuple(v)[:-rows], *shape[:rows]) for k, v in shapes.items()}
+        set_build_shapes(projection, own)
+
+
+def refresh_multi_head_attention(layer: Any) -> None:
+    """Brings what a MultiHeadAttention says about itself in line with its kernels."""
+    inside = projections(layer)
+    for projection in inside.values():
+        refresh_projection(projection)
+    rows, layer._num_heads, layer._key_dim = (int(d) for d in kernel_of(inside["query"]).shape)
+    layer._value_dim = int(kernel_of(inside["value"]).shape[-1])
+    layer._inverse_sqrt_key_dim = 1.0 / float(layer._key_dim) ** 0.5
+    columns = int(kernel_of(inside["output"]).shape[-1])
+    if layer._output_shape is not None:
+        layer._output_shape = (*layer._output_shape[:-1], columns)
+    elif columns != rows:  # None means as wide as the query
+        layer._output_shape = (columns,)
+
+
+def refresh_group_query_attention(layer: Any) -> None:
+    """Brings what a GroupQueryAttention says about itself in line with its kernels."""
+    inside = projections(layer)
+    for projection in inside.values():
+        refresh_projection(projection)
+    shape = tuple(int(d) for d in kernel_of(inside["query"]).shape)
+    layer.feature_dim, layer.num_query_heads, layer.head_dim = shape
+    layer.num_key_value_heads = int(kernel_of(inside["key"]).shape[1])
+    layer._inverse_sqrt_head_dim = 1.0 / float(layer.head_dim) ** 0.5

@@ -33,6 +33,11 @@ def copy_model(model: Any) -> Any:
     return clone
 
 
+def copy_layer(layer: Any) -> Any:
+    """The same layer or model anew, not built unless it is a model; a model with its weights."""
+    return copy_model(layer) if _keras.functional_of(layer) is not None else _copy_single(layer)
+
+
 def _copy_op(op: Any, made: dict[int, Any]) -> Any:
     if id(op) not in made:
         made[id(op)] = _make(op, made)
@@ -50,7 +55,7 @@ def _make(op: Any, made: dict[int, Any]) -> Any:
         outputs = _keras.run_symbolically(functional, inputs, lambda inner: _copy_op(inner, made))
         clone = _keras.functional_class(op)(inputs, outputs, name=op.name)
     elif isinstance(op, keras.layers.Layer):
-        return _copy_layer(op)
+        return _copy_single(op)
     else:
         clone = _keras.bare_copy(op)
         _keras.forget_nodes(clone)
@@ -61,7 +66,7 @@ def _make(op: Any, made: dict[int, Any]) -> Any:
     return clone
 
 
-def _copy_layer(layer: Any) -> Any:
+def _copy_single(layer: Any) -> Any:
     functions = {
         value.__name__: value
         for value in vars(layer).values()
@@ -73,7 +78,10 @@ def _copy_layer(layer: Any) -> Any:
 
 def _copy_input(tensor: Any) -> Any:
     return keras.Input(
-        batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name, sparse=tensor.sparse
+        batch_shape=tensor.shape,
+        dtype=tensor.dtype,
+        name=_keras.maker(tensor).name,
+        sparse=tensor.sparse,
     )
 
 

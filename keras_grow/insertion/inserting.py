@@ -1,0 +1,268 @@
+"""`insert` and `insert_`: a layer on an edge of a model, as the identity."""
+
+from typing import Any
+
+import keras
+from keras import tree
+
+from keras_grow import _backend, _keras
+from keras_grow.apply import copy_model
+from keras_grow.apply.copying import copy_layer
+from keras_grow.apply.structure import Edge, Rewiring, edge
+from keras_grow.errors import GrowthError
+from keras_grow.graph import graph_of
+from keras_grow.growth.data import GrowthData
+from keras_grow.growth.outputs import Outputs, compare, random_inputs, tolerance_of
+from keras_grow.insertion.identity import Assignments, Block, NoIdentity, Observed
+from keras_grow.insertion.ranges import range_of
+
+CHECKED_SAMPLES = 32
+
+
+def insert(
+    model: Any,
+    layer: Any,
+    *,
+    after: str,
+    before: str | None = None,
+    branch: bool = False,
+    data: Any = None,
+) -> Any:
+    """A deeper model that computes the same: `layer` on an edge, as the identity.
+
+    Dense layers get the identity as their kernel, convolutions a Dirac kernel, depthwise and
+    separable ones kernels that copy; BatchNormalization undoes its own statistics; layers with a
+    weight per channel (LayerScale, PReLU) get ones or zeros, whichever is the identity. An
+    activation is allowed where it changes nothing: relu behind tensors which are known not to be
+    negative (Net2DeeperNet, Chen et al. 2016). A whole model can be inserted if each of its layers
+    can be the identity, or if it is a sum of a path that can and of branches whose last layer can
+    be zero. Weights that this leaves free keep their initial values.
+
+    ```python
+    deeper = kg.insert(model, keras.layers.Dense(64, activation="relu"), after="dense_1")
+    block = keras.Sequential([keras.layers.Conv2D(32, 3, padding="same", activation="relu"),
+                              keras.layers.Conv2D(64, 3, padding="same")])
+    deeper = kg.insert(model, block, after="conv_3", branch=True)
+    ```
+
+    Args:
+        model: a built functional or Sequential model; it is not changed.
+        layer: a layer or a functional or Sequential model, which is copied. A name that the model
+            has already gets a number.
+        after: the layer whose output it reads, `outer/inner` inside a nested model.
+        before: the layer that is to read it. By default all that read `after` do, the model's own
+            output included.
+        branch: insert x + layer(x) with the last layer of `layer` at zero, instead of the
+            identity. In a Sequential model this becomes a nested model.
+        data: a batch (x, y) or just (x,), as growth data is given. BatchNormalization takes its
+            statistics from it, so that its first steps of training, which normalise by the
+            statistics of the batch, start near the identity too; and the outputs are compared on
+            it. Without it the moving mean is 0 and the moving variance 1.
+
+    Returns:
+        A new model that shares no variable with `model`, compiled as it is, with its optimizer
+        state. It is a Sequential model if `model` is one.
+
+    Raises:
+        GrowthError: no such edge, shapes that do not fit, or a layer that cannot be made the
+            identity; the message says why.
+    """
+    _check(model, layer)
+    edge(model, after, before)  # say what is wrong before copying anything
+    clone = copy_model(model)
+    _insert(clone, copy_layer(layer), after, before, branch, data)
+    return clone
+
+
+def insert_(
+    model: Any,
+    layer: Any,
+    *,
+    after: str,
+    before: str | None = None,
+    branch: bool = False,
+    data: Any = None,
+) -> None:
+    """Inserts a layer in place, as `insert` does in a copy; inside `fit` too, from a callback.
+
+    Layers, variables and optimizer slots stay the objects they are, sub-models built on the same
+    tensors (feature extractors) compute what they computed, and the optimizer trains the new
+    variables from the next step on. It either succeeds or leaves the model as it was.
+
+    Args:
+        model, after, before, branch, data: as for `insert`.
+        layer: a layer that is in no model yet; it becomes part of this one. It is renamed if the
+            model has one of its name.
+
+    Raises:
+        GrowthError: as `insert`.
+    """
+    _check(model, layer)
+    if _keras.call_count(layer):
+        raise GrowthError(
+            f"The layer '{layer.name}' is part of a model already. Insert a copy of it: "
+            f"{type(layer).__name__}.from_config(layer.get_config())."
+        )
+    if layer.weights and not _keras.is_model(layer):
+        raise GrowthError(
+            f"The layer '{layer.name}' is built already, and inserting it would replace its "
+            f"weights. Insert a new one: {type(layer).__name__}.from_config(layer.get_config())."
+        )
+    _backend.attach_state(model)
+    _insert(model, layer, after, before, branch, data)
+
+
+def _check(model: Any, layer: Any) -> None:
+    graph_of(model)
+    if not isinstance(layer, keras.layers.Layer):
+        raise GrowthError(
+            "What is inserted must be a Keras layer or model. Wrap a function of keras.ops in "
+            f"one. Received: an object of type {type(layer).__name__}."
+        )
+    if isinstance(layer, keras.layers.InputLayer):
+        raise GrowthError("An InputLayer has no input, so it cannot be put on an edge.")
+
+
+def _insert(
+    model: Any, layer: Any, after: str, before: str | None, branch: bool, data: Any
+) -> None:
+    graph = graph_of(model)
+    where = f"'{after}'" if before is None else f"'{after}' and '{before}'"
+    x = None
+    if data is not None:
+        x = GrowthData(data, batch_size=512, seed=0).batch(0, graph)[0]
+    sample = random_inputs(model, seed=0, samples=4)
+    if x is not None:
+        sample = tree.map_structure(lambda a: a[:CHECKED_SAMPLES], x)
+    sample = _backend.as_tensors(sample)
+    outputs = Outputs(graph)(sample)
+    rewiring = Rewiring(model)
+    try:
+        place = edge(model, after, before)
+        _check_output_names(model, place)
+        interval = range_of(graph, place.tensor)
+        statistics = None if x is None else Observed(graph, place.tensor, _backend.as_tensors(x))
+        _name(rewiring, layer)
+        new = _wired(rewiring, place, layer, branch, Purpose(where, interval, statistics))
+        _check_shape(layer, place.tensor, new)
+        rewiring.swap(place.readers, place.tensor, new)
+        if place.is_output:
+            rewiring.swap_output(place.functional, place.tensor, new)
+        rewiring.finish()
+        report = compare(outputs, Outputs(graph_of(model))(sample), tolerance_of(model))
+        if not report:
+            raise GrowthError(
+                f"Inserting '{layer.name}' after {where} would have changed what the model "
+                f"computes, so it was undone: {report}. Please report this model."
+            )
+    except BaseException as error:  # an interrupt must not leave half a model either
+        rewiring.undo()
+        if isinstance(error, GrowthError) or not isinstance(error, Exception):
+            raise
+        raise GrowthError(
+            f"Inserting '{layer.name}' after {where} in model '{model.name}' failed and was "
+            f"undone; the model is as it was. Received: {type(error).__name__}: {error}"
+        ) from error
+
+
+class Purpose:
+    """What the new layer has to be, where."""
+
+    def __init__(self, where: str, interval: Any, statistics: Any) -> None:
+        self.where = where
+        self.interval = interval
+        self.statistics = statistics
+
+
+def _wired(rewiring: Rewiring, place: Edge, layer: Any, branch: bool, purpose: Purpose) -> Any:
+    """Calls the layer on the edge's tensor, its weights set; returns what is to be read instead."""
+    sequential = isinstance(place.owner, keras.Sequential)
+    if branch and sequential:
+        entry = keras.Input(batch_shape=place.tensor.shape, dtype=place.tensor.dtype)
+        for variable, value in _weights(rewiring, layer, place, True, purpose):
+            rewiring.assign(variable, value)
+        name = rewiring.name(f"{layer.name}_residual")
+        total = keras.layers.Add(dtype=layer.dtype_policy)([entry, rewiring.call(layer, entry)])
+        layer, branch = keras.Model(entry, total, name=name), False
+    else:
+        for variable, value in _weights(rewiring, layer, place, branch, purpose):
+            rewiring.assign(variable, value)
+    new = rewiring.call(layer, place.tensor)
+    if branch:
+        name = rewiring.name(f"{layer.name}_add")
+        add = keras.layers.Add(name=name, dtype=layer.dtype_policy)
+        new = rewiring.call(add, [place.tensor, new])
+    if sequential:
+        source = _keras.maker(place.tensor)
+        position = [i for i, old in enumerate(place.owner._layers) if old is source]
+        rewiring.chain(place.owner, layer, position[0] + 1)
+    return new
+
+
+def _weights(
+    rewiring: Rewiring, layer: Any, place: Edge, branch: bool, purpose: Purpose
+) -> Assignments:
+    """Builds the layer on a tensor like the edge's, and finds what its weights have to be."""
+    tensor = place.tensor
+    if not keras.backend.is_float_dtype(tensor.dtype):
+        raise GrowthError(
+            f"The tensor after {purpose.where} holds {tensor.dtype} values, on which layers with "
+            "weights cannot be the identity. Insert behind the embedding or rescaling."
+        )
+    count = _keras.call_count(layer)
+    entry = keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype)
+    try:
+        result = layer(entry)
+        _check_shape(layer, tensor, result)
+        trial = keras.Model(entry, result)
+        block = Block(graph_of(trial), purpose.interval, purpose.statistics)
+        return block.zero() if branch else block.identity()
+    except NoIdentity as reason:
+        what = "zero, which x + layer(x) needs" if branch else "the identity"
+        way = "" if branch else (
+            ", or insert it beside the edge with branch=True, as x + layer(x) with its last "
+            "layer at zero"
+        )  # fmt: skip
+        raise GrowthError(
+            f"{type(layer).__name__} '{layer.name}' cannot be made {what} after "
+            f"{purpose.where}: {reason}. Choose another layer{way}."
+        ) from None
+    finally:
+        _keras.set_call_count(layer, count)
+
+
+def _check_shape(layer: Any, old: Any, new: Any) -> None:
+    if not isinstance(new, keras.KerasTensor) or tuple(new.shape) != tuple(old.shape):
+        found = tree.map_structure(lambda t: tuple(t.shape), new)
+        hint = ""
+        if isinstance(new, keras.KerasTensor) and len(new.shape) == len(old.shape):
+            if new.shape[-1] != old.shape[-1] or new.shape[1] != old.shape[1]:
+                hint = f" Give it as many units or filters as there are channels ({old.shape[-1]})"
+            if None not in new.shape[1:-1] and new.shape[1:-1] != old.shape[1:-1]:
+                hint = " Use padding='same' and strides=1"
+            hint += "." if hint else ""
+        raise GrowthError(
+            f"{type(layer).__name__} '{layer.name}' has to give the shape it gets to be the "
+            f"identity.{hint} Received: input {tuple(old.shape)}, output {found}."
+        )
+
+
+def _check_output_names(model: Any, place: Edge) -> None:
+    """The inserted layer becomes the model's output: refused where that name is relied on."""
+    if not place.is_output or place.functional is not _keras.functional_of(model):
+        return
+    old = _keras.maker(place.tensor).name
+    arguments = _keras.compile_arguments(model) or {}
+    for argument in ("loss", "metrics", "weighted_metrics", "loss_weights"):
+        if isinstance(arguments.get(argument), dict) and old in arguments[argument]:
+            raise GrowthError(
+                f"'{old}' is an output of model '{model.name}', and {argument} was given to "
+                f"compile() by that name, which would then be the inserted layer's. Insert before "
+                f"'{old}', or compile with lists."
+            )
+
+
+def _name(rewiring: Rewiring, layer: Any) -> None:
+    name = rewiring.name(layer.name)
+    if name != layer.name:
+        rewiring.attribute(layer, "name", name)
