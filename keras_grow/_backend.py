@@ -208,3 +208,11 @@ def is_machine_fault(error: BaseException) -> bool:
             return True
         seen = seen.__cause__
     return False
+
+
+def attention_needs_one_size() -> bool:
+    """Whether the backend's fused attention takes only values as wide as the keys.
+
+    On JAX `keras.ops.dot_product_attention` fails otherwise (Keras 3.15).
+    """
+    return name() == "jax"

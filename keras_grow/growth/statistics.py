@@ -44,11 +44,7 @@ class Statistics:
                 if slot.free:
                     self.readers.setdefault(id(slot.call.op), []).append((site, slot))
             self.producing |= {id(w.producer.call.op) for w in site.writes}
-        self.probed = [
-            c
-            for c in self.graph.calls
-            if id(c.op) in self.readers and rule_for(c.op).scores_readers
-        ]
+        self.probed = [c for c in self.graph.calls if id(c.op) in self.readers]
         self.kept = self._refs_to_keep()
         self._pass = _backend.compiled(self._gradients, self.variables)
 
@@ -60,6 +56,7 @@ class Statistics:
             DataError: the loss of the batch is not finite.
         """
         try:
+            self._check_rules()
             loss, record = self._pass(x, y, sample_weight)
             matrices = [self._matrix(site, record) for site in self.plan.sites]
         except NoSlope as reason:
@@ -96,6 +93,17 @@ class Statistics:
             change = self._site_steps(site, measured.record, fan_in.astype("float32"))
             changes[site] = (change * v.T).sum(axis=2)
         return changes
+
+    def _check_rules(self) -> None:
+        """Raises NoSlope where a kernel lies in a layer whose rule knows no gradients."""
+        for call in self.probed:
+            if not rule_for(call.op).knows_gradient("correlate"):
+                raise NoSlope(f"{call!r} has no rule for the gradient of kernels in it")
+        for site in self.plan.sites:
+            for slot in site.writes:
+                call = slot.producer.call
+                if not rule_for(call.op).knows_gradient("patches"):
+                    raise NoSlope(f"{call!r} has no rule for the gradient of kernels in it")
 
     # --- the pass ------------------------------------------------------------------------------
 
@@ -257,7 +265,7 @@ class Statistics:
                 if id(call.op) in reading:
                     for slot in slots:
                         if slot.call.op is call.op:
-                            part = self._correlate(call, inputs[0], gradients.get(call))
+                            part = self._correlate(call, inputs[0], gradients[call])
                             have = columns.get(id(slot))
                             columns[id(slot)] = part if have is None else have + part
                 else:
@@ -279,10 +287,9 @@ class Statistics:
         ]
         return parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=1)
 
-    def _correlate(self, call: Call, shadow: Any, gradient: Any) -> Any:
-        rule = rule_for(call.op)
-        assert shadow is not None or not rule.scores_readers
-        product, ids = rule.correlate(call, shadow, gradient)
+    def _correlate(self, call: Call, shadow: Shadow | None, gradient: Any) -> Any:
+        assert shadow is not None
+        product, ids = rule_for(call.op).correlate(call, shadow, gradient)
         order = np.argsort(ids, kind="stable")
         count = len(np.unique(ids))
         if (order != np.arange(len(ids))).any():

@@ -314,10 +314,9 @@ class Rule:
         """
         raise NoSlope(f"{call!r} has no rule for the gradient of kernels that read new channels")
 
-    @property
-    def scores_readers(self) -> bool:
-        """Whether `correlate` is known."""
-        return type(self).correlate is not Rule.correlate
+    def knows_gradient(self, method: str) -> bool:
+        """Whether `method`, one of "patches" and "correlate", is there."""
+        return getattr(type(self), method) is not getattr(Rule, method)
 
     def flops(self, call: Call, inputs: list[tuple], outputs: list[tuple]) -> float:
         return 0.0

@@ -154,6 +154,19 @@ class EinsumRule(Rule):
                 last = _biased(made, letter, equation)
         return last
 
+    def writes(self, call: Call) -> list[tuple[Any, int]] | None:
+        layer, equation = call.op, Equation.of(call)
+        letter = equation.output[-1]
+        linear = activations.plain(layer.activation) is keras.activations.linear
+        if not linear or letter not in equation.made:
+            return None
+        weights = [(_keras.kernel_of(layer), equation.kernel.index(letter))]
+        if equation.bias:
+            if letter not in equation.bias:
+                return None
+            weights.append((layer.bias, equation.bias.index(letter)))
+        return weights
+
     def patches(self, call: Call, x: Any) -> Shadow:
         equation = Equation.of(call)
         if not equation.plain:

@@ -1,5 +1,7 @@
 """Embeddings: every channel is a column of the table."""
 
+from typing import Any
+
 import keras
 
 from keras_grow import _keras
@@ -15,6 +17,9 @@ class EmbeddingRule(Rule):
 
     def flow(self, call: Call, inputs: list, space: Space) -> list:
         return [self.look_up(call, inputs, space)]
+
+    def writes(self, call: Call) -> list[tuple[Any, int]] | None:
+        return [(_keras.table_of(call.op), 1)]
 
     def look_up(self, call: Call, inputs: list, space: Space) -> Channels | None:
         if any(x is not None for x in inputs):
@@ -33,6 +38,9 @@ class ReversibleRule(EmbeddingRule):
 
     def mode(self, call: Call) -> str:
         return "reverse" if _reversed(call) else ""
+
+    def writes(self, call: Call) -> list[tuple[Any, int]] | None:
+        return None if call.op.tie_weights or _reversed(call) else super().writes(call)
 
     def flow(self, call: Call, inputs: list, space: Space) -> list:
         (x,) = inputs

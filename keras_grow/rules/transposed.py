@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_grow import _backend
 from keras_grow.graph import Call
+from keras_grow.rules import activations
 from keras_grow.rules.base import Shadow, Space, along, register
 from keras_grow.rules.weighted import ConvBase, bias_of, plain_kernel, size_of
 from keras_grow.rules.windows import as_rows
@@ -30,6 +31,12 @@ class TransposedRule(ConvBase):
         if x is not None:
             space.read(call, kernel, rank - 1, x)
         return self.finish(call, space, [(kernel, rank - 2), *bias_of(layer)], "filters", axis)
+
+    def writes(self, call: Call) -> list[tuple[Any, int]] | None:
+        layer = call.op
+        if activations.plain(layer.activation) is not keras.activations.linear:
+            return None
+        return [(layer.kernel, len(layer.kernel.shape) - 2), *bias_of(layer)]
 
     def _spread(self, call: Call, x: Any, kernel: Any) -> Any:
         layer = call.op
