@@ -1,4 +1,8 @@
-"""The flattened graph of a model: nested models are entered, so only layer and op calls remain."""
+"""The flattened graph of a model: nested models are entered, so only layer and op calls remain.
+
+So are layers that call layers of their own and are known to do nothing else (`open_layers`): their
+`call` is run once on symbolic tensors.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,7 +38,10 @@ class Ref:
 
 @dataclass(eq=False)
 class Call:
-    """One call of a layer or op. `path` is its address, `outer/inner` inside nested models."""
+    """One call of a layer or op. `path` is its address, `outer/inner` inside nested models.
+
+    `owner` is the layer that makes and calls this one, if it is part of one that was opened.
+    """
 
     op: Any
     path: str
@@ -42,6 +49,7 @@ class Call:
     scope: dict = field(repr=False)
     inputs: list[Ref]
     outputs: list[Ref]
+    owner: "Container | None" = field(default=None, repr=False)
 
     @property
     def kind(self) -> str:
@@ -53,12 +61,19 @@ class Call:
 
 @dataclass(eq=False)
 class Container:
-    """A nested model and the tensors that enter it, one list per call of the model."""
+    """A nested model and the tensors that enter it, one list per call of the model.
+
+    Or a layer that was opened: then `owner` is the opened layer which it is part of, if any.
+    """
 
     model: Any
     path: str
     functional: Any
     entries: list[list[Ref]]
+    owner: "Container | None" = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        return f"{type(self.model).__name__} '{self.path}'"
 
 
 @dataclass(eq=False)
@@ -93,6 +108,23 @@ class Graph:
 
     def layer(self, path: str) -> Any:
         return self.paths[path]
+
+
+# Full names of layer classes whose calls are entered.
+_OPENED: set[str] = set()
+
+
+def open_layers(*names: str) -> None:
+    """Enters the calls of these layers ("module.Class") in graphs read from now on.
+
+    Such a layer must do all its work by other layers and Keras ops, all of which work on symbolic
+    tensors. By name, so that no library has to be imported.
+    """
+    _OPENED.update(names)
+
+
+def class_name(layer: Any) -> str:
+    return f"{type(layer).__module__}.{type(layer).__name__}"
 
 
 def graph_of(model: Any) -> Graph:
@@ -133,6 +165,7 @@ class _Builder:
         self.calls: list[Call] = []
         self.containers: dict[int, Container] = {}
         self.names: dict[int, str] = {}
+        self.owner: Container | None = None
 
     def enter(self, functional: Any, prefix: str, env: dict[int, Ref]) -> list[Ref]:
         """Adds the calls of one graph; returns its outputs. `env` maps id(KerasTensor) to Ref."""
@@ -144,21 +177,27 @@ class _Builder:
             ins = [env[id(t)] for t in tensors]
             op = node.operation
             path = self.names.setdefault(id(op), prefix + op.name)
-            inner = _keras.functional_of(op) if _keras.is_model(op) else None
+            opened = class_name(op) in _OPENED
+            if opened:
+                inner = _keras.traced(op, args, kwargs)
+            else:
+                inner = _keras.functional_of(op) if _keras.is_model(op) else None
             if inner is None:
                 outs = [Ref(t) for t in node.outputs]
-                call = Call(op, path, node, env, ins, outs)
+                call = Call(op, path, node, env, ins, outs, self.owner)
                 for ref in outs:
                     ref.maker = call
                 self.calls.append(call)
             else:
-                outs = self._enter_nested(op, inner, path, ins)
+                outs = self._enter_nested(op, inner, path, ins, opened)
                 for ref, tensor in zip(outs, node.outputs, strict=True):
                     ref.tensors.append(tensor)
             env.update({id(t): r for t, r in zip(node.outputs, outs, strict=True)})
         return [env[id(t)] for t in _keras.flat_outputs(functional)]
 
-    def _enter_nested(self, model: Any, inner: Any, path: str, ins: list[Ref]) -> list[Ref]:
+    def _enter_nested(
+        self, model: Any, inner: Any, path: str, ins: list[Ref], opened: bool
+    ) -> list[Ref]:
         entries = _keras.flat_inputs(inner)
         if len(entries) != len(ins):
             raise GrowthError(
@@ -175,6 +214,13 @@ class _Builder:
             if all(tensor is not t for t in ref.tensors):
                 ref.tensors.append(tensor)
             env[id(tensor)] = ref
-        container = self.containers.setdefault(id(model), Container(model, path, inner, []))
+        container = self.containers.setdefault(
+            id(model), Container(model, path, inner, [], self.owner)
+        )
         container.entries.append(ins)
-        return self.enter(inner, path + "/", env)
+        before = self.owner
+        if opened:
+            self.owner = container
+        outputs = self.enter(inner, path + "/", env)
+        self.owner = before
+        return outputs

@@ -11,7 +11,7 @@ from keras_grow.errors import GrowthError, RefusedError
 from keras_grow.graph import Call, Ref
 from keras_grow.planning.centring import writers_of
 from keras_grow.planning.sites import Atlas, Producer, Site, insertions, rows_of
-from keras_grow.rules import LIKE_OLD, Channels, Weight, rule_for
+from keras_grow.rules import LIKE_OLD, Channels, Weight, flow
 from keras_grow.rules.base import UNKNOWN
 
 OUTGOING, INVERSE = "outgoing", "inverse"
@@ -291,7 +291,7 @@ class _Drafting:
             if all(x is None for x in inputs) and id(call.op) not in self.producing:
                 env.update(dict.fromkeys(call.outputs))
                 continue
-            outputs = rule_for(call.op).flow(call, inputs, self)
+            outputs = flow(call, inputs, self)
             env.update(zip(call.outputs, outputs, strict=True))
         states = {ref: c for ref, c in env.items() if c is not None}
         for site in self.sites:
@@ -576,6 +576,12 @@ class _Drafting:
     def attribute(
         self, call: Call, channels: Channels, setter: Callable[[], None], key: str = ""
     ) -> None:
+        outermost = call.owner
+        while outermost is not None and outermost.owner is not None:
+            outermost = outermost.owner
+        if outermost is not None:  # its attributes may change as well: they are noted first
+            layer = outermost.model
+            self.setters.setdefault((id(layer), ""), (layer, lambda: None))
         self.setters[id(call.op), key] = (call.op, setter)
 
     def activation(self, call: Call, channels: Channels) -> None:

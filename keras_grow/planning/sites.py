@@ -246,52 +246,52 @@ class Atlas:
         return " -> ".join(reversed(steps))
 
     def _sites(self) -> list[Site]:
-        blocked = self._search.blocked_components(self.component)
+        blocked = np.zeros(len(self.component), dtype=bool)
+        blocked[list(self._search.blocked_components(self.component))] = True
         self._uneven: dict[int, str] = {}
-        groups: dict[tuple, list[int]] = {}
-        owners: dict[int, list[int]] = {}
         producers = list(self.producers.values())
-        for index, producer in enumerate(producers):
-            for c in self.classes_of(producer).tolist():
-                owners.setdefault(c, []).append(index)
-        readers: dict[int, list[Reader]] = {}
-        uses: dict[int, list[tuple[int, int]]] = {}
-        for index, reader in enumerate(self.readers.values()):
-            found, counts = np.unique(self.component[reader.ids], return_counts=True)
-            for c, count in zip(found.tolist(), counts.tolist(), strict=True):
-                readers.setdefault(c, []).append(reader)
-                uses.setdefault(c, []).append((index, count))
+        readers = list(self.readers.values())
         # Channels of one site are made by the same layers and read by the same layers.
-        for c, who in owners.items():
-            if c not in blocked:
-                groups.setdefault((*who, None, *uses.get(c, [])), []).append(c)
+        alike = _Alike(len(self.component))
+        for producer in producers:
+            alike.split(self.classes_of(producer))
+        for reader in readers:
+            alike.split(self.component[reader.ids])
+        makers: dict[int, list[Producer]] = {}
+        users: dict[int, list[Reader]] = {}
+        for producer in producers:
+            for group in alike.groups(self.classes_of(producer)):
+                makers.setdefault(group, []).append(producer)
+        for reader in readers:
+            for group in alike.groups(self.component[reader.ids]):
+                users.setdefault(group, []).append(reader)
         sites = []
-        for together, classes in groups.items():
-            makers = [producers[i] for i in together[: together.index(None)]]
-            site = self._site(makers, np.array(classes), readers)
-            if site is not None:
-                sites.append(site)
+        for group, together in makers.items():
+            classes = alike.members(group, self.classes_of(together[0]))
+            classes = classes[~blocked[classes]]
+            if len(classes):
+                site = self._site(together, classes, users.get(group, []))
+                if site is not None:
+                    sites.append(site)
         self._name(sites)
         return sites
 
     def _site(
-        self, producers: list[Producer], classes: np.ndarray, readers: dict[int, list[Reader]]
+        self, producers: list[Producer], classes: np.ndarray, readers: list[Reader]
     ) -> Site | None:
         def give_up(why: str) -> None:
             for producer in producers:
                 self._uneven.setdefault(id(producer), why)
 
         members = []
-        producers = list({id(p): p for p in producers}.values())
         for producer in producers:
             positions = rows_of(self.classes_of(producer), classes)
             if (np.diff(positions, axis=0) <= 0).any():
                 give_up("it is tied to another layer with its channels in another order.")
                 return None
             members.append((producer, positions))
-        using = {id(r): r for c in classes.tolist() for r in readers.get(c, [])}
         runs = [1]
-        for reader in using.values():
+        for reader in readers:
             count = _runs(self.component[reader.ids], classes, reader.groups)
             if count is None:
                 give_up(
@@ -319,7 +319,7 @@ class Atlas:
                 if not wanted.isdisjoint(self.component[ids].tolist())
             ),
         )
-        paths = list(dict.fromkeys(r.call.path for r in using.values()))
+        paths = list(dict.fromkeys(r.call.path for r in readers))
         site = Site(
             name="",
             producers=tuple(p.path for p in producers),
@@ -330,12 +330,12 @@ class Atlas:
             atlas=self,
             classes=classes,
             members=members,
-            readers=list(using.values()),
+            readers=readers,
         )
         doubtful = any(positions.shape[1] > 1 for _, positions in members) or any(
             not wanted.isdisjoint(self.component[ids].tolist()) for ids in self._search.doubtful
         )
-        why = self._try(site) if doubtful or not using else None
+        why = self._try(site) if doubtful or not readers else None
         if why is not None:
             give_up(why)
             return None
@@ -387,6 +387,32 @@ class Atlas:
             if names.count(site.name) > 1:  # parts of the same layers: tell which
                 positions = site.members[0][1][:, 0]
                 site.name += f"[{positions[0]}:{positions[-1] + 1}]"
+
+
+class _Alike:
+    """Tells classes apart by the layers which they were shown with, and how often in each."""
+
+    def __init__(self, count: int) -> None:
+        self.group = np.zeros(count, dtype=np.int64)
+        self.count = 1
+
+    def split(self, classes: np.ndarray) -> None:
+        """These classes, with multiplicity, belong to one more layer."""
+        found, times = np.unique(classes, return_counts=True)
+        key = self.group[found] * (int(times.max(initial=0)) + 1) + times
+        kinds, place = np.unique(key, return_inverse=True)
+        self.group[found] = self.count + place
+        self.count += len(kinds)
+
+    def groups(self, classes: np.ndarray) -> list[int]:
+        """The groups among these classes, in the order in which they appear."""
+        return list(dict.fromkeys(self.group[classes].tolist()))
+
+    def members(self, group: int, classes: np.ndarray) -> np.ndarray:
+        """Those of `classes` that are in the group, each once."""
+        own = classes[self.group[classes] == group]
+        _, first = np.unique(own, return_index=True)
+        return own[np.sort(first)]
 
 
 class _Search:
