@@ -380,11 +380,17 @@ class Atlas:
             for path in site.producers:
                 count[path] = count.get(path, 0) + 1
         for site in sites:
-            own = [p for p in site.producers if count[p] == 1]
+            # A layer's own name stands for a site only if the widths of both are the same.
+            whole = [p.path for p, _ in site.members if p.width == site.width]
+            own = [path for path in whole if count[path] == 1]
             site.name = own[0] if own else "+".join(site.producers)
         names = [site.name for site in sites]
         for site in sites:
-            if names.count(site.name) > 1:  # parts of the same layers: tell which
+            if (
+                site.name in site.producers
+                and not any(p.path == site.name and p.width == site.width for p, _ in site.members)
+                or names.count(site.name) > 1
+            ):  # parts of layers: tell which
                 positions = site.members[0][1][:, 0]
                 site.name += f"[{positions[0]}:{positions[-1] + 1}]"
 
@@ -544,7 +550,10 @@ class _Search:
     ) -> tuple[Channels | None, int, int]:
         self.doubtful.append(channels.labels)
         part = channels.labels[start:stop]
-        return Channels.of(channels.axis, part) if len(part) else None, start, stop
+        if not len(part):
+            return None, start, stop
+        firm = stop < len(channels)
+        return Channels(channels.axis, part, np.zeros(len(part)), firm), start, stop
 
     def blocks(self, call: Call, channels: Channels, size: int) -> None:
         if size > 1:
@@ -676,7 +685,11 @@ class _Search:
 
     def refuse(self, call: Call, channels: Sequence[Channels | None], reason: str) -> None:
         for c in channels:
-            if c is not None:
+            if c is None:
+                continue
+            if c.firm:
+                self.doubtful.append(c.labels)
+            else:
                 self.blocked.append((c.labels, call, reason))
 
 

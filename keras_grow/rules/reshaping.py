@@ -5,7 +5,7 @@ tensor, and what comes out says where every channel went.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from keras_grow import _keras
 from keras_grow.errors import RefusedError
 from keras_grow.graph import Call
-from keras_grow.rules.base import Rule, Shadow, ShadowContext, Space, register
+from keras_grow.rules.base import NoSlope, Rule, Shadow, ShadowContext, Space, register
 
 
 class Rearrange(Rule):
@@ -84,52 +84,151 @@ class FlattenRule(Rearrange):
         return lambda sample, axis: sample.transpose(order).reshape(-1)
 
 
-@register(keras.layers.Permute, "ops.Transpose")
-class PermuteRule(Rearrange):
-    def order(self, call: Call) -> tuple[int, ...]:
-        if isinstance(call.op, keras.layers.Permute):
-            return tuple(d - 1 for d in call.op.dims)
-        rank = call.inputs[0].rank
-        axes = call.op.axes
-        axes = tuple(reversed(range(rank))) if axes is None else tuple(a % rank for a in axes)
-        return tuple(a - 1 for a in axes[1:])
+class AxisMap(Rule):
+    """The same entries with the axes in another order, or with more or fewer axes of size 1."""
 
-    def check(self, call: Call, axis: int) -> str | None:
-        if sorted(self.order(call)) != list(range(call.inputs[0].rank - 1)):
-            return "moves the batch axis"
-        return None
+    def order(self, call: Call) -> Sequence[int | None]:
+        """The axis of the input that each axis of the output is; None for a new one of size 1."""
+        raise NotImplementedError
 
-    def transform(self, call: Call) -> Callable[[np.ndarray, int], np.ndarray]:
-        order = self.order(call)
-        return lambda sample, axis: sample.transpose(order)
+    def flow(self, call: Call, inputs: list, space: Space) -> list:
+        (x,) = inputs
+        if x is None:
+            return [None]
+        order = list(self.order(call))
+        if order[:1] != [0]:
+            space.refuse(call, [x], "moves the batch axis")
+            return [None]
+        if x.axis not in order:
+            space.refuse(call, [x], "takes away the channel axis, which must stay 1 wide")
+            return [None]
+        return [x.at(order.index(x.axis))]
+
+    def shadow(self, call: Call, inputs: list, context: ShadowContext) -> list:
+        (x,) = inputs
+        order = list(self.order(call))
+        gone = tuple(a for a in range(len(x.tensor.shape)) if a not in order)
+        tensor = keras.ops.squeeze(x.tensor, gone) if gone else x.tensor
+        kept = [a for a in order if a is not None]
+        left = sorted(kept)
+        tensor = keras.ops.transpose(tensor, [left.index(a) for a in kept])
+        for position, a in enumerate(order):
+            if a is None:
+                tensor = keras.ops.expand_dims(tensor, position)
+        return [Shadow(tensor, order.index(x.axis), x.ids)]
+
+
+@register(keras.layers.Permute, "ops.Transpose", "ops.Moveaxis", "ops.Swapaxes")
+class PermuteRule(AxisMap):
+    def order(self, call: Call) -> Sequence[int]:
+        op, rank = call.op, call.inputs[0].rank
+        if isinstance(op, keras.layers.Permute):
+            return (0, *op.dims)
+        axes = list(range(rank))
+        if call.kind == "Moveaxis":
+            # The shape of an array shows where its axes went.
+            sample = np.empty(tuple(range(rank)))
+            return np.moveaxis(sample, tuple(op.source), tuple(op.destination)).shape
+        if call.kind == "Swapaxes":
+            axes[op.axis1], axes[op.axis2] = axes[op.axis2], axes[op.axis1]
+            return axes
+        return axes[::-1] if op.axes is None else [a % rank for a in op.axes]
 
 
 @register("ops.Squeeze", "ops.ExpandDims")
-class UnitAxisRule(Rearrange):
+class UnitAxisRule(AxisMap):
     """Takes away or adds axes of size 1."""
 
-    def _positions(self, call: Call) -> tuple[int, ...]:
-        """The axes of size 1, in the tensor that has them; the batch axis is 0."""
-        axis, source = call.op.axis, call.inputs[0].shape
+    def order(self, call: Call) -> Sequence[int | None]:
+        axis, shape = call.op.axis, call.inputs[0].shape
+        rank = len(shape)
         if axis is None:
-            return tuple(a for a, d in enumerate(source) if d == 1)
+            return [a for a, d in enumerate(shape) if d != 1]
         axes = [axis] if isinstance(axis, int) else list(axis)
-        rank = len(source) + (len(axes) if call.kind == "ExpandDims" else 0)
-        return tuple(a % rank for a in axes)
+        if call.kind == "Squeeze":
+            gone = [a % rank for a in axes]
+            return [a for a in range(rank) if a not in gone]
+        added = [a % (rank + len(axes)) for a in axes]
+        old = iter(range(rank))
+        return [None if a in added else next(old) for a in range(rank + len(axes))]
 
-    def check(self, call: Call, axis: int) -> str | None:
-        positions = self._positions(call)
-        if 0 in positions:
-            return "changes the batch axis"
-        if call.kind == "Squeeze" and axis in positions:
-            return "takes away the channel axis, which must stay 1 wide"
-        return None
+
+@register("ops.DepthToSpace", "ops.SpaceToDepth")
+class BlocksRule(Rearrange):
+    """Blocks of `block_size` squared positions become channels, or the other way round.
+
+    A channel of a block lies at the same position in every image, so it is one channel, which
+    the layer in front makes as often as a block has positions.
+    """
 
     def transform(self, call: Call) -> Callable[[np.ndarray, int], np.ndarray]:
-        positions = tuple(a - 1 for a in self._positions(call))
-        if call.kind == "ExpandDims":
-            return lambda sample, axis: np.expand_dims(sample, positions)
-        return lambda sample, axis: np.squeeze(sample, positions)
+        size = call.op.block_size
+        first = call.op.data_format == "channels_first"
+
+        def apart(sample: np.ndarray, axis: int) -> np.ndarray:
+            if first:
+                sample = sample.transpose(1, 2, 0)
+            h, w, depth = sample.shape
+            if call.kind == "DepthToSpace":
+                blocks = sample.reshape(h, w, size, size, -1).transpose(0, 2, 1, 3, 4)
+                result = blocks.reshape(h * size, w * size, -1)
+            else:
+                blocks = sample.reshape(h // size, size, w // size, size, depth)
+                result = blocks.transpose(0, 2, 1, 3, 4).reshape(h // size, w // size, -1)
+            return result.transpose(2, 0, 1) if first else result
+
+        return apart
+
+    def shadow(self, call: Call, inputs: list, context: ShadowContext) -> list:
+        (x,) = inputs
+        if call.kind == "DepthToSpace":
+            raise NoSlope(f"{call!r} spreads its channels over space")
+        return [Shadow(call.op.call(x.tensor), x.axis, np.tile(x.ids, call.op.block_size**2))]
+
+
+@register(keras.layers.RepeatVector)
+class RepeatVectorRule(Rule):
+    """(B, C) -> (B, n, C)."""
+
+    def flow(self, call: Call, inputs: list, space: Space) -> list:
+        (x,) = inputs
+        return [None if x is None else x.at(2)]
+
+    def shadow(self, call: Call, inputs: list, context: ShadowContext) -> list:
+        (x,) = inputs
+        return [Shadow(call.op.call(x.tensor), 2, x.ids)]
+
+
+@register("ops.BroadcastTo")
+class BroadcastRule(Rule):
+    """Axes of size 1 become longer; the channel axis is none of them."""
+
+    def flow(self, call: Call, inputs: list, space: Space) -> list:
+        (x,) = inputs
+        if x is None:
+            return [None]
+        shape = list(call.op.shape)
+        axis = x.axis + len(shape) - call.inputs[0].rank
+        if len(shape) != call.inputs[0].rank or shape[axis] != len(x):
+            if len(shape) != call.inputs[0].rank:
+                reason = "puts an axis in front of the batch"
+            else:
+                reason = "broadcasts its single channel, which must stay single"
+            space.refuse(call, [x], reason)
+            return [None]
+
+        def resize(size: int = len(x)) -> None:
+            shape[axis] = size
+            _keras.set_constructor_argument(call.op, "shape", tuple(shape))
+
+        space.attribute(call, x, resize)
+        return [x]
+
+    def shadow(self, call: Call, inputs: list, context: ShadowContext) -> list:
+        (x,) = inputs
+        shape = list(call.op.shape)
+        shape[0], shape[x.axis] = x.tensor.shape[0], len(x.ids)
+        return [Shadow(keras.ops.broadcast_to(x.tensor, shape), x.axis, x.ids)]
 
 
 @register(keras.layers.Reshape, "ops.Reshape")
