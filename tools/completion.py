@@ -13,7 +13,7 @@ from keras_grow.tools.errors import InputError
 from keras_grow.tools.modelfile import read_config
 
 #: Settings that say how wide a layer is, by which layers with a width are known.
-_WIDTHS = ("filters", "units", "output_dim", "num_heads", "depth_multiplier")
+_WIDTHS = ("filters", "units", "output_dim")
 
 
 def widths_in(config: dict[str, Any]) -> dict[str, int | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -11,6 +12,9 @@ from keras_grow.tools.backend import BACKENDS, Choice, choose_backend
 from keras_grow.tools.modelfile.trust import Trust
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+#: The argument that names a model's file. Whether it can be read is for `modelfile` to say.
+MODEL_FILE = click.Path(path_type=Path, readable=False)
 
 _PREFIX = "keras_grow."
 

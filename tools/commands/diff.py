@@ -10,7 +10,7 @@ import click
 
 from keras_grow.tools.errors import ANSWER_IS_NO, EXIT_CODES_HELP
 from keras_grow.tools.modelfile import load_model
-from keras_grow.tools.options import common_options, model_options, start_backend, trust
+from keras_grow.tools.options import MODEL_FILE, common_options, model_options, start_backend, trust
 from keras_grow.tools.structure import Part, parts_of
 
 #: Named in the output of --json; it changes when a field changes its meaning or goes away.
@@ -184,8 +184,8 @@ Fields of --json (schema {SCHEMA}):
 
 {EXIT_CODES_HELP}"""
 )
-@click.argument("before", metavar="A", type=click.Path(path_type=Path))
-@click.argument("after", metavar="B", type=click.Path(path_type=Path))
+@click.argument("before", metavar="A", type=MODEL_FILE)
+@click.argument("after", metavar="B", type=MODEL_FILE)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 @model_options
 @common_options

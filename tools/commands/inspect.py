@@ -10,7 +10,7 @@ import click
 
 from keras_grow.tools.errors import EXIT_CODES_HELP
 from keras_grow.tools.modelfile import check_output, load_model
-from keras_grow.tools.options import common_options, model_options, start_backend, trust
+from keras_grow.tools.options import MODEL_FILE, common_options, model_options, start_backend, trust
 from keras_grow.tools.picture import ENDINGS, check_drawing, graph_text, save_picture
 
 #: Named in the output of --json; it changes when a field changes its meaning or goes away.
@@ -132,7 +132,7 @@ Fields of --json (schema {SCHEMA}):
 
 {EXIT_CODES_HELP}"""
 )
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=MODEL_FILE)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 @click.option(
     "--image", type=click.Path(path_type=Path), metavar="OUT",

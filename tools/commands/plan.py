@@ -9,7 +9,7 @@ import click
 from keras_grow.tools.commands.widen import LayerWidth, no_repeats
 from keras_grow.tools.errors import EXIT_CODES_HELP
 from keras_grow.tools.modelfile import load_model
-from keras_grow.tools.options import common_options, model_options, start_backend, trust
+from keras_grow.tools.options import MODEL_FILE, common_options, model_options, start_backend, trust
 
 
 @click.command(
@@ -21,7 +21,7 @@ Examples:
 
 {EXIT_CODES_HELP}"""
 )
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=MODEL_FILE)
 @click.argument(
     "widths", metavar="LAYER=WIDTH...", type=LayerWidth(), nargs=-1, required=True,
     callback=no_repeats,

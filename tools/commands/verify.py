@@ -9,7 +9,7 @@ import click
 
 from keras_grow.tools.errors import ANSWER_IS_NO, EXIT_CODES_HELP
 from keras_grow.tools.modelfile import load_model
-from keras_grow.tools.options import common_options, model_options, start_backend, trust
+from keras_grow.tools.options import MODEL_FILE, common_options, model_options, start_backend, trust
 
 
 @click.command(
@@ -21,8 +21,8 @@ Examples:
 
 {EXIT_CODES_HELP}"""
 )
-@click.argument("before", metavar="A", type=click.Path(path_type=Path))
-@click.argument("after", metavar="B", type=click.Path(path_type=Path))
+@click.argument("before", metavar="A", type=MODEL_FILE)
+@click.argument("after", metavar="B", type=MODEL_FILE)
 @click.option(
     "--samples", type=click.IntRange(min=1), default=32, show_default=True,
     help="How many random inputs to compare on.",

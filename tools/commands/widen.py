@@ -11,7 +11,7 @@ from click.shell_completion import CompletionItem
 from keras_grow.tools.completion import complete_layers
 from keras_grow.tools.errors import ANSWER_IS_NO, EXIT_CODES_HELP
 from keras_grow.tools.modelfile import check_output, load_model, save_model
-from keras_grow.tools.options import common_options, model_options, start_backend, trust
+from keras_grow.tools.options import MODEL_FILE, common_options, model_options, start_backend, trust
 
 
 class LayerWidth(click.ParamType):
@@ -65,7 +65,7 @@ Examples:
 
 {EXIT_CODES_HELP}"""
 )
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=MODEL_FILE)
 @click.argument(
     "widths", metavar="LAYER=WIDTH...", type=LayerWidth(), nargs=-1, required=True,
     callback=no_repeats,

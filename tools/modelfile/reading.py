@@ -261,7 +261,8 @@ def _demand(model: Any) -> tuple[int, str, str | None]:
     words = "" if largest is None else f"{largest[1].path} of shape {tuple(largest[1].shape)}"
     waiting, tensor = [model], None
     while waiting and tensor is None:
-        for layer in getattr(waiting.pop(), "operations", ()):
+        parent = waiting.pop()
+        for layer in getattr(parent, "operations", None) or getattr(parent, "layers", ()):
             waiting.append(layer)
             try:
                 outputs = keras.tree.flatten(layer.output)
