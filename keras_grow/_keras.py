@@ -97,6 +97,8 @@ def traced(layer: Any, args: tuple, kwargs: dict) -> Any | None:
     def own(x: Any) -> Any:
         return inputs[id(x)] if isinstance(x, keras.KerasTensor) else x
 
+    if not takes_training(layer):  # given to `__call__`, which keeps it from `call`
+        kwargs = {name: value for name, value in kwargs.items() if name != "training"}
     below = sublayers(layer)
     before = [(op, len(op._inbound_nodes), len(op._outbound_nodes)) for op in below]
     try:
@@ -107,6 +109,23 @@ def traced(layer: Any, args: tuple, kwargs: dict) -> Any | None:
     finally:
         for op, calls, uses in before:
             del op._inbound_nodes[calls:], op._outbound_nodes[uses:]
+
+
+def attribute_names(layer: Any) -> dict[int, str]:
+    """Names of the attributes that hold a layer's own layers, by id of those.
+
+    Unlike the names that Keras makes up for layers they are the same in every copy.
+    """
+    names: dict[int, str] = {}
+    # On PyTorch a layer is a Module, which keeps what it contains in a dict of its own.
+    for name, value in {**vars(layer), **vars(layer).get("_modules", {})}.items():
+        if isinstance(value, keras.layers.Layer):
+            names.setdefault(id(value), name.strip("_"))
+        elif isinstance(value, (list, tuple)) and not name.startswith("_"):
+            for i, part in enumerate(value):
+                if isinstance(part, keras.layers.Layer):
+                    names.setdefault(id(part), f"{name}.{i}")
+    return names
 
 
 def input_structure(functional: Any) -> Any:

@@ -169,6 +169,8 @@ class _Builder:
 
     def enter(self, functional: Any, prefix: str, env: dict[int, Ref]) -> list[Ref]:
         """Adds the calls of one graph; returns its outputs. `env` maps id(KerasTensor) to Ref."""
+        inside = self.owner is not None and prefix == self.owner.path + "/"
+        names = _keras.attribute_names(self.owner.model) if inside and self.owner else {}
         for node in _keras.nodes_in_order(functional):
             args, kwargs = _keras.node_arguments(node)
             tensors = [t for t in tree.flatten((args, kwargs)) if isinstance(t, keras.KerasTensor)]
@@ -176,7 +178,7 @@ class _Builder:
                 continue  # belongs to another model that shares layers with this one
             ins = [env[id(t)] for t in tensors]
             op = node.operation
-            path = self.names.setdefault(id(op), prefix + op.name)
+            path = self.names.setdefault(id(op), prefix + names.get(id(op), op.name))
             opened = class_name(op) in _OPENED
             if opened:
                 inner = _keras.traced(op, args, kwargs)

@@ -112,8 +112,17 @@ def plain(function: Callable) -> Callable:
     return getattr(function, "plain", function)
 
 
+# Element-wise functions of libraries which are not imported here, by their full names.
+AT_ZERO_BY_NAME: dict[str, AtZero] = {}
+
+
 def at_zero(function: Callable) -> AtZero | None:
-    return AT_ZERO.get(plain(function))
+    function = plain(function)
+    known = AT_ZERO.get(function)
+    if known is None and AT_ZERO_BY_NAME:
+        name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', '')}"
+        known = AT_ZERO_BY_NAME.get(name)
+    return known
 
 
 def name_of(function: Callable) -> str:

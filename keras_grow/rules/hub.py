@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from keras_grow.errors import GrowthError
+from keras_grow.rules.activations import AT_ZERO_BY_NAME, AtZero
 from keras_grow.rules.opened import Inside, Width, opens
 
 
@@ -18,18 +19,19 @@ def _sets(layer: Any, *names: str) -> Callable[[int], None]:
     return put
 
 
-def _all(layers: list, *names: str) -> Callable[[int], None]:
-    def put(width: int) -> None:
-        for layer in layers:
-            for name in names:
-                setattr(layer, name, width)
-
-    return put
-
-
 # --- transformers ------------------------------------------------------------------------------
 
 _HUB = "keras_hub.src.models"
+
+AT_ZERO_BY_NAME.update(
+    {
+        f"{_HUB}.clip.clip_layers.quick_gelu": AtZero(0.0, 0.5),
+        "keras_hub.src.utils.keras_utils.gelu_approximate": AtZero(0.0, 0.5),
+        "keras_cv.src.models.backbones.mobilenet_v3.mobilenet_v3_backbone.apply_hard_sigmoid": (
+            AtZero(0.5, 1 / 6)
+        ),
+    }
+)
 
 
 @opens(
@@ -60,28 +62,6 @@ def vit_block(layer: Any) -> Inside:
 def vit_encoder(layer: Any) -> Inside:
     hidden = [block.mlp.dense_1 for block in layer.encoder_layers]
     return Inside([Width(hidden, _sets(layer, "mlp_dim"))])
-
-
-@opens(f"{_HUB}.deit.deit_layers.DeiTIntermediate")
-def deit_intermediate(layer: Any) -> Inside:
-    return Inside([Width([layer.dense], _sets(layer, "intermediate_dim"))])
-
-
-@opens(f"{_HUB}.deit.deit_layers.DeiTOutput")
-def deit_output(layer: Any) -> Inside:
-    # What comes in is the hidden layer before it, of which its config says nothing.
-    return Inside(set_inputs=lambda width: None)
-
-
-@opens(f"{_HUB}.deit.deit_layers.DeiTEncoderBlock")
-def deit_block(layer: Any) -> Inside:
-    return Inside([Width([layer.mlp.dense], _sets(layer, "intermediate_dim"))])
-
-
-@opens(f"{_HUB}.deit.deit_layers.DeiTEncoder")
-def deit_encoder(layer: Any) -> Inside:
-    hidden = [block.mlp.dense for block in layer.encoder_layers]
-    return Inside([Width(hidden, _sets(layer, "intermediate_dim"))])
 
 
 @opens(f"{_HUB}.dinov2.dinov2_layers.DINOV2MLP", f"{_HUB}.siglip.siglip_layers.SigLIPMLP")

@@ -23,7 +23,7 @@ def randomize(model: Any, inputs: Any, seed: int = 0) -> None:
                 variable.assign(_draw(layer, variable, rng))
     _settle(model, inputs)
     for layer in model._flatten_layers():
-        if isinstance(layer, keras.layers.BatchNormalization):
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.built:
             spread = np.sqrt(_array(layer.moving_variance))
             shape = spread.shape
             mean = _array(layer.moving_mean) + _SPREAD * spread * rng.standard_normal(shape)
