@@ -11,7 +11,7 @@ import numpy as np
 from keras_grow import _backend
 from keras_grow.apply import Slopes, Surgery
 from keras_grow.errors import GrowthError, RefusedError
-from keras_grow.graph import Call
+from keras_grow.graph import Call, graph_of
 from keras_grow.growth.data import Batch
 from keras_grow.growth.events import SiteGrowth
 from keras_grow.growth.methods import Method, Problem, Solution
@@ -124,7 +124,7 @@ class GrowthStep:
         measured = self.measured
         with self._phase("choice"):
             problems = {
-                site: problem_of(site, None if measured is None else measured.matrices[site])
+                site: self.problem(site, None if measured is None else measured.matrices[site])
                 for site in self.plan.sites
             }
             directions = {s: self.method.directions(p, self.rng) for s, p in problems.items()}
@@ -147,6 +147,10 @@ class GrowthStep:
                     fan_in = _nudged(self.plan, problems[site], solution, self.rng)
                 _place(self.surgery, site, solution.fan_out, fan_in)
 
+    def problem(self, site: SitePlan, matrix: np.ndarray | None) -> Problem:
+        """What the method is to solve at one site."""
+        return problem_of(site, matrix)
+
     def operate(self) -> None:
         """Carries the plan out and checks that the outputs are the same, or undoes it."""
         if self.outputs is None:
@@ -155,10 +159,14 @@ class GrowthStep:
             return
         with self._phase("verification"):
             sample = _sample(self.model, self.batch)
+            if not self.outputs.serves(self.atlas.graph):
+                self.outputs.renew(self.atlas.graph)
             before = self.outputs(sample)
         with self._phase("surgery"):
             self.surgery.apply()
         with self._phase("verification"):
+            if self.plan.apart:
+                self.outputs.renew(graph_of(self.model))
             self.report = compare(before, self.outputs(sample), tolerance_of(self.model))
         if not self.report and not getattr(self.method, "epsilon", 0.0):
             self.surgery.undo()
