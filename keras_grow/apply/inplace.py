@@ -15,6 +15,8 @@ import numpy as np
 
 from keras_grow import _backend, _keras
 from keras_grow.apply import optimizers
+from keras_grow.apply.apart import keep_apart
+from keras_grow.apply.structure import Rewiring
 from keras_grow.errors import GrowthError
 from keras_grow.graph import Ref
 from keras_grow.planning import Edit, Plan
@@ -52,6 +54,7 @@ class Surgery:
             self._variables(model)
             self._sizes()
             self._shapes()
+            self._apart(model)
             self._refresh(model)
         except BaseException as error:  # an interrupt must not leave half a model either
             self.undo()
@@ -141,7 +144,7 @@ class Surgery:
 
     def _shapes(self) -> None:
         grown = {ref: (axis, size) for ref, axis, size in self.plan.tensors}
-        done: set[int] = set()
+        done = {id(call.op) for call, _ in self.plan.apart}  # these stay as wide as they are
         graph = self.plan.atlas.graph
         for call in graph.calls:
             if id(call.op) in done or not any(r in grown for r in call.inputs):
@@ -163,6 +166,13 @@ class Surgery:
                 before = tuple(tensor.shape)
                 self._undo.append(partial(_keras.set_shape, tensor, before))
                 _keras.set_shape(tensor, _resized(before, axis, size))
+
+    def _apart(self, model: Any) -> None:
+        if self.plan.apart:
+            rewiring = Rewiring(model)
+            self._undo.append(rewiring.undo)
+            keep_apart(rewiring, self.plan.apart)
+            rewiring.finish()
 
     def _layer_shapes(
         self, layer: Any, inputs: list[Ref], grown: dict[Ref, tuple[int, int]]

@@ -291,6 +291,11 @@ class Rewiring:
         layers.insert(position, layer)
         self._undo.append(_keras.set_layers(sequential, layers))
 
+    def replace(self, sequential: Any, old: Any, new: Any) -> None:
+        """Puts one layer for another into a Sequential's list of layers."""
+        layers = [new if layer is old else layer for layer in sequential._layers]
+        self._undo.append(_keras.set_layers(sequential, layers))
+
     def assign(self, variable: Any, value: np.ndarray) -> None:
         before = _backend.to_numpy(variable).copy()
         self._undo.append(partial(variable.assign, before))
@@ -303,13 +308,19 @@ class Rewiring:
 
     # --- the end ---------------------------------------------------------------------------------
 
-    def finish(self) -> None:
-        """Brings every graph, optimizer and compiled function up to date."""
+    def map(self) -> None:
+        """Brings every graph up to date, so that the model can run; `finish` must follow."""
         changed = {id(f) for f in self._changed_outputs}
         for functional in _keras.living_graphs():
             nodes = _keras.all_nodes(functional)
             if id(functional) in changed or any(id(n) in self._rewired for n in nodes):
                 self._undo.append(_keras.remap(functional))
+        self._changed_outputs.clear()
+        self._rewired.clear()
+
+    def finish(self) -> None:
+        """Brings every graph, optimizer and compiled function up to date."""
+        self.map()
         users = self._users()
         for user in users:
             self._undo.extend(extend_optimizer(user))

@@ -324,7 +324,9 @@ def _sample(model: Any, batch: Batch | None) -> Any:
         return _backend.as_tensors(random_inputs(model, seed=0, samples=4))
     from keras import tree
 
-    return _backend.as_tensors(tree.map_structure(lambda a: a[:CHECKED_SAMPLES], batch[0]))
+    fixed = [t.shape[0] for t in model.inputs if t.shape[0] is not None]  # a stateful model's
+    count = min(fixed, default=CHECKED_SAMPLES)
+    return _backend.as_tensors(tree.map_structure(lambda a: a[:count], batch[0]))
 
 
 def _record(site: SitePlan, method: Method, solution: Solution) -> SiteGrowth:

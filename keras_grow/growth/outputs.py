@@ -79,6 +79,14 @@ class Outputs:
     """The inference outputs of a graph as NumPy arrays, made fast for repeated use."""
 
     def __init__(self, graph: Graph) -> None:
+        self.renew(graph)
+
+    def serves(self, graph: Graph) -> bool:
+        """Whether this is the graph that is run: the same calls, whatever their widths."""
+        return [c.node for c in graph.calls] == [c.node for c in self.graph.calls]
+
+    def renew(self, graph: Graph) -> None:
+        """Runs another graph from now on."""
         self.graph = graph
         variables = _keras.state_of(graph.model)
 
@@ -97,7 +105,7 @@ def random_inputs(model: Any, seed: int, samples: int = 8) -> Any:
     rng = np.random.default_rng(seed)
 
     def one(tensor: Any) -> np.ndarray:
-        shape = (samples, *(16 if d is None else d for d in tensor.shape[1:]))
+        shape = (tensor.shape[0] or samples, *(16 if d is None else d for d in tensor.shape[1:]))
         dtype = keras.backend.standardize_dtype(tensor.dtype)
         if "int" in dtype:
             return rng.integers(0, 2, shape).astype(dtype)

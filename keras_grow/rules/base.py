@@ -13,7 +13,7 @@ A rule is asked five things about a call, and each has one method:
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -61,11 +61,13 @@ class Channels:
     When sites are looked for, `labels` are channel identities. In a plan they say where each
     entry of the grown axis comes from: an index into the old axis, or `-1 - i` for new channel i.
     `values` (plan only) hold the value of new entries at growth, 0.0 where nothing is said.
+    `firm`: a part of a tensor that new channels hardly ever reach; only a plan can tell.
     """
 
     axis: int
     labels: np.ndarray
     values: np.ndarray
+    firm: bool = False
 
     @classmethod
     def of(cls, axis: int, labels: np.ndarray, value: float = 0.0) -> "Channels":
@@ -76,13 +78,13 @@ class Channels:
         return len(self.labels)
 
     def at(self, axis: int) -> "Channels":
-        return Channels(axis, self.labels, self.values)
+        return replace(self, axis=axis)
 
     def mapped(self, function: Callable[[np.ndarray], np.ndarray]) -> "Channels":
         """The same labels with `function` applied to the values of the new entries."""
         new = self.labels < 0
         values = np.where(new, function(self.values), 0.0)
-        return Channels(self.axis, self.labels, values)
+        return replace(self, values=values)
 
 
 class Space(Protocol):

@@ -7,7 +7,19 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from rules.harness import FORMATS, chain, conv, dense, image, predict, randomize, run_growth_test
+from rules.harness import (
+    FORMATS,
+    all_layers,
+    chain,
+    conv,
+    dense,
+    describe,
+    image,
+    inputs_of,
+    predict,
+    randomize,
+    run_growth_test,
+)
 
 import keras_grow as kg
 
@@ -122,3 +134,126 @@ def test_centring_keeps_the_moving_average_of_the_weights() -> None:
     for m in (model, averaged):
         m.optimizer.finalize_variable_values(m.trainable_variables)
     np.testing.assert_allclose(predict(averaged, x)[0], predict(model, x)[0], atol=1e-5)
+
+
+def post_norm() -> keras.Model:
+    """Layer normalisations whose inputs cannot be centred: their own outputs enter the sum."""
+    x = inputs = keras.Input((4, 3))
+    x = dense(6, "embed")(x)
+    for i in range(2):
+        h = dense(6, f"down_{i}")(dense(8, f"up_{i}", activation="relu")(x))
+        x = layers.LayerNormalization(name=f"norm_{i}")(layers.Add()([x, h]))
+    return keras.Model(inputs, dense(3, "out")(x))
+
+
+def sequential() -> keras.Model:
+    norm = layers.LayerNormalization(name="norm_0")
+    parts = [keras.Input((4, 3)), dense(6, "embed", activation="gelu"), norm, dense(3, "out")]
+    return keras.Sequential(parts)
+
+
+def several_axes() -> keras.Model:
+    norm = layers.LayerNormalization(axis=(1, 2, 3), name="norm_0")
+    return chain(image(2), conv(2, 6, "embed"), norm, conv(2, 3, "out"))
+
+
+def shared() -> keras.Model:
+    a, b = keras.Input((3,)), keras.Input((3,))
+    embed, norm = dense(6, "embed", activation="tanh"), layers.LayerNormalization(name="norm_0")
+    both = layers.Concatenate()([norm(embed(a)), norm(embed(b))])
+    return keras.Model([a, b], dense(3, "out")(both))
+
+
+def nested() -> keras.Model:
+    norm = layers.LayerNormalization(name="norm_0", center=False, scale=False)
+    inner = chain((4, 6), layers.ReLU(), norm)
+    return chain((4, 3), dense(6, "embed"), inner, dense(3, "out"))
+
+
+def convnext_block() -> keras.Model:
+    x = inputs = keras.Input(image(2))
+    x = conv(2, 6, "embed")(x)
+    h = layers.DepthwiseConv2D(3, padding="same")(x)
+    h = layers.LayerNormalization(name="norm_0", epsilon=1e-6)(h)
+    h = dense(6, "down")(dense(8, "up", activation="gelu")(h))
+    x = layers.Add()([x, h])
+    return keras.Model(inputs, dense(3, "out")(layers.GlobalAveragePooling2D()(x)))
+
+
+APART = [post_norm, sequential, several_axes, shared, nested, convnext_block]
+
+
+@pytest.mark.parametrize("build", APART)
+def test_old_channels_are_normalised_apart(build: Any, tmp_path: Path) -> None:
+    model = build()
+    run_growth_test(model, {"embed": 9}, tmp_path)
+    (again,) = [s for s in kg.sites(model) if "embed" in s.producers]
+    assert again.width == 9
+    names = [layer.name for layer in all_layers(model)]
+    run_growth_test(model, {"embed": 11}, tmp_path, forms=["outgoing"])
+    assert [layer.name for layer in all_layers(model)] == names  # nothing more is put in
+
+
+def test_new_channels_keep_the_scale_of_the_old() -> None:
+    model = sequential()
+    randomize(model)
+    kg.grow_(model, {"embed": 7}, form="outgoing")
+    kernel, bias = model.get_layer("embed").get_weights()
+    kernel[:, 6] = 0.5
+    model.get_layer("embed").set_weights([kernel, bias])
+    embedded = keras.Model(model.inputs, [model.layers[0].output, model.layers[-1].input])
+    x = np.random.default_rng(0).standard_normal((2, 4, 3)).astype("float32")
+    before, after = predict(embedded, x)
+    spread = np.sqrt(
+        before[..., :6].var(axis=-1, keepdims=True) + model.layers[1].layers[-2].epsilon
+    )
+    np.testing.assert_allclose(after[..., 6:], before[..., 6:] / spread, rtol=1e-4)
+
+
+def test_sub_models_and_layers_that_the_user_holds_stay_right() -> None:
+    model = convnext_block()
+    randomize(model)
+    norm = model.get_layer("norm_0")
+    head = keras.Model(model.input, norm.output)
+    x = np.random.default_rng(0).standard_normal((2, *image(2))).astype("float32")
+    old, whole = predict(head, x)[0], predict(model, x)[0]
+    kg.grow_(model, {"embed": 9})
+    np.testing.assert_allclose(predict(model, x)[0], whole, atol=1e-5)
+    new = predict(head, x)[0]
+    np.testing.assert_allclose(new[..., :6], old, atol=1e-5)
+    assert new.shape[-1] == 9
+    assert any(norm is layer for layer in all_layers(model))
+
+
+def test_in_the_middle_of_a_fit() -> None:
+    model = convnext_block()
+    randomize(model)
+    model.compile(keras.optimizers.Adam(1e-3), "mse")
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((32, *image(2))).astype("float32")
+    y = rng.standard_normal((32, 3)).astype("float32")
+    growth = kg.GrowthCallback(
+        (x, y), "random", kg.schedules.Every(2, times=2), kg.selectors.All(3, names=["embed"])
+    )
+    model.fit(x, y, batch_size=8, epochs=2, verbose=0, callbacks=[growth])
+    assert [e.sites[0].width_after for e in growth.events] == [9, 12]
+    assert all(e.deviation < 1e-5 for e in growth.events)
+    kernel, _ = model.get_layer("embed").get_weights()
+    assert (np.abs(kernel[..., 6:]).max(axis=(0, 1, 2)) > 0).all()
+
+
+def test_a_failure_puts_the_graph_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = convnext_block()
+    randomize(model)
+    before, text = predict(model, inputs_of(model)), describe(model)
+
+    def fail(*_: Any) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr("keras_grow.apply.inplace.Surgery._refresh", fail)
+    with pytest.raises(MemoryError):
+        kg.grow_(model, {"embed": 9})
+    monkeypatch.undo()
+    assert describe(model) == text
+    for old, new in zip(before, predict(model, inputs_of(model)), strict=True):
+        np.testing.assert_array_equal(old, new)

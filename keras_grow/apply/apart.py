@@ -1,0 +1,61 @@
+"""Keeps a normalisation of old channels as it is when new ones arrive beside them.
+
+A layer normalisation over all channels would change with every new one. So the old channels go
+on through the layer alone, and the new ones are divided by the same standard deviation: they keep
+the scale that their readers are used to, from the first step on and however few they are. It is
+made of stock Keras parts, which later growths pass like any others.
+"""
+
+from functools import partial
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_grow import _keras
+from keras_grow.apply.structure import Rewiring, find
+from keras_grow.graph import Call
+from keras_grow.rules import Channels
+
+
+def keep_apart(rewiring: Rewiring, calls: list[tuple[Call, Channels]]) -> None:
+    """Puts a small model in the place of each call; the tensors have grown already.
+
+    Args:
+        calls: with the channels that reach them; the new ones are the last.
+    """
+    places = {id(call): find(rewiring.model, call.path) for call, _ in calls}
+    for call, _ in calls:  # first, since calls are known by their number
+        rewiring.note(_keras.forget_call(call.node))
+    made: dict[int, Any] = {}
+    for call, channels in calls:
+        (x,), (y,) = _keras.input_tensors(call.node), call.node.outputs
+        if id(call.op) not in made:
+            old = int((channels.labels >= 0).sum())
+            name = rewiring.name(f"{call.op.name}_apart")
+            count = _keras.call_count(call.op)
+            rewiring.note(partial(_keras.set_call_count, call.op, count))
+            made[id(call.op)] = _split(call.op, x, channels.axis, old, name)
+        apart = made[id(call.op)]
+        result = rewiring.call(apart, x)
+        owner = places[id(call)].owner
+        for functional in _keras.living_graphs():
+            nodes = _keras.all_nodes(functional)
+            if all(node is not call.node for node in nodes):
+                continue
+            readers = [n for n in nodes if any(t is y for t in _keras.input_tensors(n))]
+            rewiring.swap(readers, y, result)
+            if any(t is y for t in _keras.flat_outputs(functional)):
+                rewiring.swap_output(functional, y, result)
+        if isinstance(owner, keras.Sequential):
+            rewiring.replace(owner, call.op, apart)
+
+
+def _split(layer: Any, x: Any, axis: int, old: int, name: str) -> Any:
+    inputs = keras.Input(batch_shape=x.shape, dtype=x.dtype)
+    before = (slice(None),) * axis
+    first, rest = inputs[(*before, slice(None, old))], inputs[(*before, slice(old, None))]
+    variance = ops.var(first, axis=layer.axis, keepdims=True)
+    scaled = rest * ops.rsqrt(variance + layer.epsilon)
+    joined = keras.layers.Concatenate(axis=axis)([layer(first), scaled])
+    return keras.Model(inputs, joined, name=name)
