@@ -25,7 +25,7 @@ class Slopes:
         op = call.op
         if id(op) in self._replaced:
             return
-        if hasattr(op, "activation"):
+        if _keras.has_own_activation(op):
             facts = activations.at_zero(op.activation)
             if facts is None or facts.explicit is None:
                 return
@@ -41,7 +41,7 @@ class Slopes:
 
     def helps(self, call: Call) -> bool:
         """Whether `install` gives new channels a slope at this call, or has done so."""
-        if hasattr(call.op, "activation"):
+        if _keras.has_own_activation(call.op):
             facts = activations.at_zero(call.op.activation)
             return facts is not None and facts.explicit is not None
         return id(call.op) in self._replaced or activations.explicit_call(call) is not None

@@ -165,7 +165,7 @@ class GrowthStep:
         with self._phase("surgery"):
             self.surgery.apply()
         with self._phase("verification"):
-            if self.plan.apart:
+            if self.plan.rewires:
                 self.outputs.renew(graph_of(self.model))
             self.report = compare(before, self.outputs(sample), tolerance_of(self.model))
         if not self.report and not getattr(self.method, "epsilon", 0.0):
