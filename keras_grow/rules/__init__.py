@@ -10,6 +10,7 @@ from keras_grow.rules import (  # noqa: F401  (importing them registers their ru
     merging,
     normalization,
     passing,
+    recurrent,
     reshaping,
     slicing,
     transposed,
