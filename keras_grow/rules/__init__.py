@@ -4,6 +4,7 @@ from keras_grow.rules import (  # noqa: F401  (importing them registers their ru
     activations,
     applications,
     attention,
+    contracting,
     einsum,
     embedding,
     hub,

@@ -62,11 +62,14 @@ class Join(Rule):
             broadcast = size == 1 and max(sizes) > 1
             if broadcast and x is not None:
                 space.refuse(call, [x], "broadcasts its single channel, which must stay single")
+            if x is None and not broadcast and self.adds(call):
+                x = space.partner(call, len(values), grown[0])
             if x is None and not broadcast:
                 space.refuse(
                     call,
                     grown,
-                    f"joins the channels with {_origin(ref)}, whose channels cannot grow with them",
+                    f"joins the channels with {origin_of(ref)}, whose channels cannot grow with "
+                    "them",
                 )
                 return [None]
             values.append(None if broadcast else x)
@@ -204,7 +207,7 @@ def add_shadows(terms: list[Shadow]) -> Shadow:
     return total
 
 
-def _origin(ref: Ref) -> str:
+def origin_of(ref: Ref) -> str:
     if ref.maker is None:
         return f"the model input '{ref.tensors[0].name}'"
     return f"the output of {ref.maker!r}"
