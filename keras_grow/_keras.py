@@ -16,6 +16,7 @@ from keras import tree
 from keras.src.applications.convnext import LayerScale, StochasticDepth
 from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 from keras.src.backend.common.stateless_scope import StatelessScope
+from keras.src.layers.rnn.conv_lstm import ConvLSTMCell
 from keras.src.models.functional import Functional, functional_like_constructor
 from keras.src.ops.function import Function, map_graph
 from keras.src.saving.serialization_lib import SafeModeScope
@@ -97,6 +98,8 @@ def traced(layer: Any, args: tuple, kwargs: dict) -> Any | None:
     def own(x: Any) -> Any:
         return inputs[id(x)] if isinstance(x, keras.KerasTensor) else x
 
+    if not takes_training(layer):  # given to `__call__`, which keeps it from `call`
+        kwargs = {name: value for name, value in kwargs.items() if name != "training"}
     below = sublayers(layer)
     before = [(op, len(op._inbound_nodes), len(op._outbound_nodes)) for op in below]
     try:
@@ -107,6 +110,23 @@ def traced(layer: Any, args: tuple, kwargs: dict) -> Any | None:
     finally:
         for op, calls, uses in before:
             del op._inbound_nodes[calls:], op._outbound_nodes[uses:]
+
+
+def attribute_names(layer: Any) -> dict[int, str]:
+    """Names of the attributes that hold a layer's own layers, by id of those.
+
+    Unlike the names that Keras makes up for layers they are the same in every copy.
+    """
+    names: dict[int, str] = {}
+    # On PyTorch a layer is a Module, which keeps what it contains in a dict of its own.
+    for name, value in {**vars(layer), **vars(layer).get("_modules", {})}.items():
+        if isinstance(value, keras.layers.Layer):
+            names.setdefault(id(value), name.strip("_"))
+        elif isinstance(value, (list, tuple)) and not name.startswith("_"):
+            for i, part in enumerate(value):
+                if isinstance(part, keras.layers.Layer):
+                    names.setdefault(id(part), f"{name}.{i}")
+    return names
 
 
 def input_structure(functional: Any) -> Any:
@@ -523,6 +543,21 @@ def set_call_count(op: Any, count: int) -> None:
     del op._inbound_nodes[count:]
 
 
+def forget_call(node: Any) -> Callable[[], None]:
+    """Takes a symbolic call that no graph holds any more off its op; returns what undoes it."""
+    nodes = node.operation._inbound_nodes
+
+    def put(calls: list) -> None:
+        nodes[:] = calls
+        for number, call in enumerate(calls):  # by which a saved model finds the tensors
+            for tensor in call.outputs:
+                tensor._keras_history = tensor._keras_history._replace(node_index=number)
+
+    before = list(nodes)
+    put([other for other in before if other is not node])
+    return lambda: put(before)
+
+
 def swap_input(node: Any, old: Any, new: Any) -> None:
     """Makes a call read the symbolic tensor `new` wherever it read `old`."""
     arguments = node.arguments
@@ -639,6 +674,22 @@ def living_early_stoppings(model: Any) -> list:
     classes = _subclasses(keras.callbacks.EarlyStopping)
     found = [c for c in gc.get_referrers(*classes) if type(c) in classes]
     return [c for c in found if getattr(c, "_model", None) is model]
+
+
+def maker_node(tensor: Any) -> Any:
+    """The call that made a symbolic tensor."""
+    history = tensor._keras_history
+    return history.operation._inbound_nodes[history.node_index]
+
+
+def readers_of(tensor: Any) -> list:
+    """The calls in graphs in memory that read a symbolic tensor."""
+    found: dict[int, Any] = {}
+    for functional in living_graphs():
+        for node in all_nodes(functional):
+            if any(tensor is t for t in node.input_tensors):
+                found[id(node)] = node
+    return list(found.values())
 
 
 def maker(tensor: Any) -> Any:
@@ -788,3 +839,65 @@ def refresh_group_query_attention(layer: Any) -> None:
     layer.feature_dim, layer.num_query_heads, layer.head_dim = shape
     layer.num_key_value_heads = int(kernel_of(inside["key"]).shape[1])
     layer._inverse_sqrt_head_dim = 1.0 / float(layer.head_dim) ** 0.5
+
+
+def has_own_activation(op: Any) -> bool:
+    """Whether `op.activation` can be replaced; recurrent layers only show that of their cell."""
+    return "activation" in vars(op)
+
+
+def cells_of(layer: Any) -> list:
+    """The cells that a recurrent layer runs, first to last."""
+    cell = layer.cell
+    return list(cell.cells) if isinstance(cell, keras.layers.StackedRNNCells) else [cell]
+
+
+def is_conv_cell(cell: Any) -> bool:
+    return type(cell) is ConvLSTMCell
+
+
+def state_variables(layer: Any) -> list:
+    """Variables that hold the states of a stateful recurrent layer."""
+    return tree.flatten(layer.states) if layer.stateful and layer.states is not None else []
+
+
+def refresh_recurrent(layer: Any) -> None:
+    """Brings what a recurrent layer and its cells say about themselves in line with their kernels.
+
+    For a layer inside of another that includes the shapes which it was built with.
+    """
+    cells = cells_of(layer)
+    for cell in cells:
+        rows, units = int(cell.kernel.shape[-2]), int(cell.recurrent_kernel.shape[-2])
+        axis = 1 if getattr(cell, "data_format", "") == "channels_first" else -1
+        if is_conv_cell(cell):
+            cell.filters, cell.input_dim = units, rows
+            cell.kernel_shape = tuple(int(d) for d in cell.kernel.shape)
+            spec = copy.copy(cell.input_spec)
+            spec.shape = _with_size(spec.shape, axis, rows)
+            cell.input_spec = spec
+        else:
+            cell.units = cell.output_size = units
+            single = isinstance(cell.state_size, int)
+            cell.state_size = units if single else [units] * len(cell.state_size)
+        _refresh_build_shape(cell, axis, rows)
+    if layer.cell is not cells[0]:
+        _refresh_build_shape(layer.cell, -1, int(cells[0].kernel.shape[-2]))
+    size = layer.cell.state_size
+    layer.state_size = [size] if isinstance(size, int) else list(size)
+    axis = 2 if getattr(cells[0], "data_format", "") == "channels_first" else -1
+    _refresh_build_shape(layer, axis, int(cells[0].kernel.shape[-2]))
+
+
+def _refresh_build_shape(layer: Any, axis: int, size: int) -> None:
+    """A layer's first build shape with another size along one axis."""
+    shapes = build_shapes(layer)
+    if shapes:
+        first = next(iter(shapes))
+        set_build_shapes(layer, {**shapes, first: _with_size(shapes[first], axis, size)})
+
+
+def _with_size(shape: Any, axis: int, size: int) -> Any:
+    changed = list(shape)
+    changed[axis] = size
+    return type(shape)(changed)
