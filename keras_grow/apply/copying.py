@@ -26,6 +26,9 @@ def copy_model(model: Any) -> Any:
     seeds = _keras.seed_states(model), _keras.seed_states(clone)
     for source, target in zip(*seeds, strict=True):
         _backend.assign_copy(target, source)
+    states = _keras.all_states(model), _keras.all_states(clone)
+    for source, target in zip(*states, strict=True):
+        _backend.assign_copy(target, source)
     for layer in _keras.sublayers(clone):
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()
