@@ -857,8 +857,14 @@ def is_conv_cell(cell: Any) -> bool:
 
 
 def state_variables(layer: Any) -> list:
-    """Variables that hold the states of a stateful recurrent layer."""
+    """Variables that hold the states of a stateful recurrent layer, which Keras tracks nowhere."""
     return tree.flatten(layer.states) if layer.stateful and layer.states is not None else []
+
+
+def all_states(model: Any) -> list:
+    """The state variables of all recurrent layers of a model."""
+    found = [below for below in sublayers(model) if isinstance(below, keras.layers.RNN)]
+    return [variable for layer in found for variable in state_variables(layer)]
 
 
 def refresh_recurrent(layer: Any) -> None:
