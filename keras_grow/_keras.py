@@ -98,7 +98,8 @@ def traced(layer: Any, args: tuple, kwargs: dict) -> Any | None:
     def own(x: Any) -> Any:
         return inputs[id(x)] if isinstance(x, keras.KerasTensor) else x
 
-    if not takes_training(layer):  # given to `__call__`, which keeps it from `call`
+    # `__call__` keeps what `call` does not take from it.
+    if not getattr(layer, "_call_has_context_arg", {}).get("training"):
         kwargs = {name: value for name, value in kwargs.items() if name != "training"}
     below = sublayers(layer)
     before = [(op, len(op._inbound_nodes), len(op._outbound_nodes)) for op in below]

@@ -112,7 +112,7 @@ def plain(function: Callable) -> Callable:
     return getattr(function, "plain", function)
 
 
-# Element-wise functions of libraries which are not imported here, by their full names.
+# Element-wise functions and layers of libraries which are not imported here, by full name.
 AT_ZERO_BY_NAME: dict[str, AtZero] = {}
 
 
@@ -120,8 +120,8 @@ def at_zero(function: Callable) -> AtZero | None:
     function = plain(function)
     known = AT_ZERO.get(function)
     if known is None and AT_ZERO_BY_NAME:
-        name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', '')}"
-        known = AT_ZERO_BY_NAME.get(name)
+        named: Any = function if hasattr(function, "__qualname__") else type(function)
+        known = AT_ZERO_BY_NAME.get(f"{named.__module__}.{named.__qualname__}")
     return known
 
 

@@ -22,14 +22,13 @@ def _sets(layer: Any, *names: str) -> Callable[[int], None]:
 # --- transformers ------------------------------------------------------------------------------
 
 _HUB = "keras_hub.src.models"
+_CV_MOBILE = "keras_cv.src.models.backbones.mobilenet_v3.mobilenet_v3_backbone"
 
 AT_ZERO_BY_NAME.update(
     {
         f"{_HUB}.clip.clip_layers.quick_gelu": AtZero(0.0, 0.5),
         "keras_hub.src.utils.keras_utils.gelu_approximate": AtZero(0.0, 0.5),
-        "keras_cv.src.models.backbones.mobilenet_v3.mobilenet_v3_backbone.apply_hard_sigmoid": (
-            AtZero(0.5, 1 / 6)
-        ),
+        f"{_CV_MOBILE}.HardSigmoidActivation": AtZero(0.5, 1 / 6),
     }
 )
 
