@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from keras_grow.growth.callback import GrowthCallback
     from keras_grow.growth.events import GrowthEvent, SiteGrowth
     from keras_grow.growth.outputs import Report, verify
-    from keras_grow.insertion import insert, insert_
+    from keras_grow.insertion import bridge, bridge_, insert, insert_
     from keras_grow.planning import Plan, Refusal, Site
     from keras_grow.rules import register_rule
     from keras_grow.surgery import flops, grow_, plan, sites, widen
@@ -40,6 +40,8 @@ __all__ = [
     "Site",
     "SiteGrowth",
     "Slopes",
+    "bridge",
+    "bridge_",
     "flops",
     "grow_",
     "insert",
@@ -63,7 +65,7 @@ _HOME = {
     "keras_grow.growth.callback": ("GrowthCallback",),
     "keras_grow.growth.events": ("GrowthEvent", "SiteGrowth"),
     "keras_grow.growth.outputs": ("Report", "verify"),
-    "keras_grow.insertion": ("insert", "insert_"),
+    "keras_grow.insertion": ("bridge", "bridge_", "insert", "insert_"),
     "keras_grow.planning": ("Plan", "Refusal", "Site"),
     "keras_grow.rules": ("register_rule",),
     "keras_grow.surgery": ("flops", "grow_", "plan", "sites", "widen"),

@@ -664,9 +664,7 @@ def living_graphs() -> list:
     """Every functional graph in memory, found through the collector."""
     classes = _subclasses(Function)
     return [
-        f
-        for f in gc.get_referrers(*classes)
-        if type(f) in classes and "_nodes_by_depth" in vars(f)
+        f for f in gc.get_referrers(*classes) if type(f) in classes and "_nodes_by_depth" in vars(f)
     ]
 
 
@@ -698,8 +696,30 @@ def maker(tensor: Any) -> Any:
     return tensor._keras_history.operation
 
 
-def is_input_layer(op: Any) -> bool:
-    return isinstance(op, keras.layers.InputLayer)
+def replace_activation(layer: Any, function: Any) -> Callable[[], None]:
+    """Gives a built layer another activation, a function; returns what undoes it.
+
+    An activation that is itself a layer is tracked as one, on PyTorch in the module's own register
+    too.
+    """
+    old = layer.activation
+    if not isinstance(old, keras.layers.Layer):
+        vars(layer)["activation"] = function
+        return lambda: vars(layer).update(activation=old)
+    undo_layers = set_layers(layer, [below for below in layer._layers if below is not old])
+    modules = vars(layer).get("_modules", {})
+    was_module = modules.pop("activation", None) is not None
+    vars(layer)["activation"] = function
+
+    def undo() -> None:
+        if was_module:
+            del vars(layer)["activation"]
+            modules["activation"] = old
+        else:
+            vars(layer)["activation"] = old
+        undo_layers()
+
+    return undo
 
 
 # --- optimizers that get new variables ---------------------------------------------------------
@@ -761,18 +781,20 @@ def transplant(optimizer: Any, fresh: Any) -> tuple[list[tuple[int, Any]], Calla
             changed[name] = {k: carry((old or {}).get(k), v) for k, v in new.items()}
     changed["_trainable_variables"] = list(fresh._trainable_variables)
     changed["_trainable_variables_indices"] = dict(fresh._trainable_variables_indices)
-    store = optimizer._variables
-    variables_before, ids_before = list(store), set(optimizer._tracker.stored_ids["variables"])
+    tracker = optimizer._tracker
+    is_variable, store = tracker.config["variables"]
+    ids_before = tracker.stored_ids["variables"]
 
     def put(attributes: dict, variables: list, ids: set) -> None:
-        own.update(attributes)
-        list.__setitem__(store, slice(None), variables)
-        optimizer._tracker.stored_ids["variables"] = ids
+        # New lists instead of changed ones: TensorFlow's wrappers of lists resent changes.
+        own.update(attributes, _variables=variables)
+        tracker.config["variables"] = (is_variable, variables)
+        tracker.stored_ids["variables"] = ids
 
     variables = [kept.get(id(v), v) for v in fresh._variables]
     put(changed, variables, {id(v) for v in variables})
     restored = {name: before[name] for name in changed}
-    return averages, lambda: put(restored, variables_before, ids_before)
+    return averages, lambda: put(restored, store, ids_before)
 
 
 # --- embeddings, attention, recurrent layers ----------------------------------------------------

@@ -36,6 +36,18 @@ def copy_model(model: Any) -> Any:
     return clone
 
 
+def copy_as_functional(model: Any) -> Any:
+    """A copy as `copy_model` makes it; of a Sequential model, with a graph that may branch."""
+    clone = copy_model(model)
+    if not isinstance(clone, keras.Sequential):
+        return clone
+    functional = _keras.functional_of(clone)
+    functional.name = clone.name
+    functional.trainable = clone.trainable
+    _copy_compilation(model, functional)
+    return functional
+
+
 def copy_layer(layer: Any) -> Any:
     """The same layer or model anew, not built unless it is a model; a model with its weights."""
     return copy_model(layer) if _keras.functional_of(layer) is not None else _copy_single(layer)
