@@ -1,6 +1,6 @@
 """The public functions: where a model can grow, what it would take, and doing it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -39,20 +39,23 @@ def sites(model: Any, refused: bool = False) -> list[Site] | list[Refusal]:
     return atlas.refusals() if refused else atlas.sites
 
 
-def plan(model: Any, widths: Mapping[str, int], form: str = "outgoing") -> Plan:
+def plan(
+    model: Any, widths: Mapping[str, int], form: str = "outgoing", alone: bool = False
+) -> Plan:
     """What widening would change, without changing it.
 
     Args:
         widths: new widths by layer or site name.
         form: "outgoing" (new fan-in zero) or "inverse" (new fan-out zero). Sites where only the
             inverse form is exact take it anyway.
+        alone: grow only the named layers, as for `widen`.
 
     Raises:
         GrowthError: an unknown or refused layer, or a width that is not larger.
     """
     if form not in (OUTGOING, INVERSE):
         raise GrowthError(f"form must be 'outgoing' or 'inverse'. Received: form={form!r}")
-    atlas = survey(model)
+    atlas = survey(model, _alone(widths, alone))
     amounts = amounts_of(atlas, widths)
     return make_plan(atlas, amounts, dict.fromkeys(amounts, form))
 
@@ -64,6 +67,7 @@ def widen(
     data: Any = None,
     seed: int | None = None,
     form: str = "auto",
+    alone: bool = False,
 ) -> Any:
     """A wider model that computes the same.
 
@@ -78,6 +82,8 @@ def widen(
         data: growth data, as `GrowthCallback` takes it; needed by "gradmax".
         seed: of the new weights; None draws a fresh one.
         form: "auto", "outgoing" (new fan-in zero) or "inverse" (new fan-out zero).
+        alone: grow only the named layers, not those that an Add ties to them: what their output
+            is added to is padded with zeros instead (He et al. 2016, option A).
 
     Returns:
         A new model that shares no variable with `model`, compiled as it is, with its optimizer
@@ -86,9 +92,9 @@ def widen(
     Raises:
         GrowthError: what was asked cannot be done exactly; the message says where and why.
     """
-    amounts_of(survey(model), widths)  # say what is wrong before copying anything
+    amounts_of(survey(model, _alone(widths, alone)), widths)  # fail before copying anything
     clone = copy_model(model)
-    _grow_model(clone, widths, method, data, seed, form, None)
+    _grow_model(clone, widths, method, data, seed, form, alone, None)
     return clone
 
 
@@ -100,6 +106,7 @@ def grow_(
     seed: int | None = None,
     form: str = "auto",
     slopes: Slopes | None = None,
+    alone: bool = False,
 ) -> Growth:
     """Widens a model in place, compiled or not; what `GrowthCallback` does at every growth.
 
@@ -107,7 +114,7 @@ def grow_(
     succeeds or leaves the model as it was.
 
     Args:
-        model, widths, method, data, seed, form: as for `widen`.
+        model, widths, method, data, seed, form, alone: as for `widen`.
         slopes: for custom training loops: a `keras_grow.Slopes` in which activations with an
             explicit slope at zero are noted; call its `remove()` when training ends. Without it
             new neurons are made trainable with the plain activations, as by `widen`.
@@ -115,7 +122,7 @@ def grow_(
     Returns:
         What was done: `.sites`, `.report`, `.loss`, `.seconds`.
     """
-    return _grow_model(model, widths, method, data, seed, form, slopes)
+    return _grow_model(model, widths, method, data, seed, form, alone, slopes)
 
 
 def _grow_model(
@@ -125,12 +132,13 @@ def _grow_model(
     data: Any,
     seed: int | None,
     form: str,
+    alone: bool,
     slopes: Slopes | None,
 ) -> Growth:
     chosen = methods.get(method)
     if seed is not None:
         check_whole("seed", seed, 0)
-    atlas = survey(model)
+    atlas = survey(model, _alone(widths, alone))
     amounts = amounts_of(atlas, widths)
     batch = None
     if data is not None:
@@ -138,6 +146,10 @@ def _grow_model(
     rng = np.random.default_rng(seed)
     outputs = Outputs(atlas.graph)
     return GrowthStep(atlas, amounts, chosen, rng, batch, slopes, outputs, form).run()
+
+
+def _alone(widths: Mapping[str, int], alone: bool) -> Iterable[str]:
+    return tuple(widths) if alone and isinstance(widths, Mapping) else ()
 
 
 def amounts_of(atlas: Atlas, widths: Mapping[str, int]) -> dict[Site, int]:
@@ -168,6 +180,13 @@ def amounts_of(atlas: Atlas, widths: Mapping[str, int]) -> dict[Site, int]:
             raise GrowthError(
                 f"Layer '{name}' is {now} wide and grows in steps of {times}, because {times} of "
                 f"its channels at a time are tied to each other. Received: {name}={width}."
+            )
+        others = [p for p in site.producers if p not in widths]
+        if atlas.alone and others:
+            raise GrowthError(
+                f"Layer '{name}' cannot grow alone: '{others[0]}' is tied to it by more than an "
+                "addition, so zeros in its place would change the function or never learn. Name "
+                "both, or leave out alone=True."
             )
         if amounts.setdefault(site, added) != added:
             tied = ", ".join(f"'{p}'" for p in site.producers)

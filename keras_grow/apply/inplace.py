@@ -15,7 +15,7 @@ import numpy as np
 
 from keras_grow import _backend, _keras
 from keras_grow.apply import optimizers
-from keras_grow.apply.apart import keep_apart
+from keras_grow.apply.partners import keep_apart, pad_partners
 from keras_grow.apply.structure import Rewiring
 from keras_grow.errors import GrowthError
 from keras_grow.graph import Ref
@@ -54,7 +54,7 @@ class Surgery:
             self._variables(model)
             self._sizes()
             self._shapes()
-            self._apart(model)
+            self._rewire(model)
             self._refresh(model)
         except BaseException as error:  # an interrupt must not leave half a model either
             self.undo()
@@ -150,7 +150,12 @@ class Surgery:
             if id(call.op) in done or not any(r in grown for r in call.inputs):
                 continue
             done.add(id(call.op))
-            self._layer_shapes(call.op, call.inputs, grown)
+            padded = {
+                other.inputs[i]: (channels.axis, len(channels))
+                for other, i, channels in self.plan.pads
+                if other is call
+            }
+            self._layer_shapes(call.op, call.inputs, {**grown, **padded} if padded else grown)
         for container in graph.containers:
             entry = container.entries[0]
             if any(r in grown for r in entry):
@@ -167,10 +172,11 @@ class Surgery:
                 self._undo.append(partial(_keras.set_shape, tensor, before))
                 _keras.set_shape(tensor, _resized(before, axis, size))
 
-    def _apart(self, model: Any) -> None:
-        if self.plan.apart:
+    def _rewire(self, model: Any) -> None:
+        if self.plan.rewires:
             rewiring = Rewiring(model)
             self._undo.append(rewiring.undo)
+            pad_partners(rewiring, self.plan.pads)
             keep_apart(rewiring, self.plan.apart)
             rewiring.finish()
 

@@ -138,6 +138,8 @@ class Plan:
         rewrites: variables whose old entries change too, with how.
         apart: calls that go on working on the old channels alone; a layer of the same kind is
             put beside each for the new ones.
+        pads: inputs of calls that do not grow and are padded with zeros: (call, position of the
+            input, channels it then carries).
         activations: calls that may give the new channels, which pass them at zero, no gradient.
         states: channels by tensor, with the values of new entries at growth.
     """
@@ -149,6 +151,7 @@ class Plan:
     setters: list[tuple[Any, Callable[[], None]]]
     rewrites: dict[int, tuple[Any, Callable[[np.ndarray], Any]]]
     apart: list[tuple[Call, Channels]]
+    pads: list[tuple[Call, int, Channels]]
     activations: dict[int, Call]
     states: dict[Ref, Channels]
 
@@ -174,6 +177,11 @@ class Plan:
         return {key: (v, tuple(s)) for key, (v, s) in shapes.items()}
 
     @property
+    def rewires(self) -> bool:
+        """Whether the graph gets new calls."""
+        return bool(self.apart or self.pads)
+
+    @property
     def added_parameters(self) -> int:
         return sum(
             int(np.prod(new)) - int(np.prod(tuple(v.shape)))
@@ -197,6 +205,11 @@ class Plan:
             )
         lines += [edit.describe() for edit in self.edits]
         lines += [f"  {v.path}: its present values are rescaled" for v, _ in self.rewrites.values()]
+        lines += [f"  {call.path}: goes on for the old channels alone" for call, _ in self.apart]
+        lines += [
+            f"  {call.path}: {call.inputs[i].tensors[0].name} is padded with zeros to {len(c)}"
+            for call, i, c in self.pads
+        ]
         lines.append(f"adds {self.added_parameters:,} parameters")
         return "\n".join(lines)
 
@@ -264,6 +277,7 @@ class _Drafting:
         self.setters: dict[tuple[int, str], tuple[Any, Callable[[], None]]] = {}
         self.rewrites: dict[int, tuple[Any, Callable[[np.ndarray], Any]]] = {}
         self.apart: dict[int, tuple[Call, Channels]] = {}
+        self.pads: dict[tuple[int, int], tuple[Call, int, Channels]] = {}
         self.activations: dict[int, Call] = {}
         self.made: dict[tuple[int, str], tuple[np.ndarray, np.ndarray]] = {}
         self.sites = []
@@ -304,6 +318,7 @@ class _Drafting:
             list(self.setters.values()),
             self.rewrites,
             list(self.apart.values()),
+            list(self.pads.values()),
             self.activations,
             states,
         )
@@ -460,6 +475,19 @@ class _Drafting:
         copy = np.tile(np.arange(times), len(channels))
         labels = np.where(labels >= 0, labels * times + copy, labels)
         return Channels(channels.axis, labels, np.repeat(channels.values, times))
+
+    def partner(self, call: Call, position: int, channels: Channels) -> Channels | None:
+        if not self.atlas.alone:
+            return None
+        self.pads[id(call.node), position] = (call, position, channels)
+        return Channels.of(channels.axis, channels.labels)
+
+    def extend(self, channels: Channels, before: int, after: int) -> Channels:
+        labels, old = channels.labels, int((channels.labels >= 0).sum())
+        moved = np.where(labels >= 0, labels + before, labels)
+        ends = np.arange(before), np.arange(after) + before + old
+        values = np.concatenate([np.zeros(before), channels.values, np.zeros(after)])
+        return Channels(channels.axis, np.concatenate([ends[0], moved, ends[1]]), values)
 
     def join(self, call: Call, parts: Sequence[Channels]) -> Channels:
         for part in parts[1:]:

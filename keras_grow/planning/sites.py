@@ -7,7 +7,7 @@ producers.
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -130,10 +130,12 @@ class Atlas:
         sites: what can grow, in the order of the graph.
         producers: all layers that make channels, growable or not.
         axes: where the channels of every tensor lie that has some.
+        alone: producers that grow without those that their channels are added to.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, alone: frozenset[str] = frozenset()) -> None:
         self.graph = graph
+        self.alone = alone
         self.producers: dict[tuple[int, str], Producer] = {}
         self.readers: dict[tuple, Reader] = {}
         self.axes: dict[Ref, int] = {}
@@ -566,9 +568,25 @@ class _Search:
         pass
 
     def join(self, call: Call, parts: Sequence[Channels]) -> Channels:
+        if rule_for(call.op).adds(call):  # what grows alone leaves its partners as they are
+            parts = [p for p in parts if self._alone(p)] or parts
         for part in parts[1:]:
             self.pairs.append((parts[0].labels, part.labels))
         return parts[0]
+
+    def partner(self, call: Call, position: int, channels: Channels) -> Channels | None:
+        return channels if self._alone(channels) else None
+
+    def _alone(self, channels: Channels) -> bool:
+        return any(
+            bool(((channels.labels >= p.start) & (channels.labels < p.start + p.width)).any())
+            for p in self.atlas.producers.values()
+            if p.path in self.atlas.alone
+        )
+
+    def extend(self, channels: Channels, before: int, after: int) -> Channels:
+        fixed = np.full(before, self.FIXED), np.full(after, self.FIXED)
+        return Channels.of(channels.axis, np.concatenate([fixed[0], channels.labels, fixed[1]]))
 
     def concatenate(self, call: Call, parts: Sequence[Channels | None], axis: int) -> Channels:
         labels = [
@@ -759,10 +777,13 @@ def _varying(sample: np.ndarray) -> list[int]:
     return [a for a in range(sample.ndim) if (sample != np.take(sample, [0], axis=a)).any()]
 
 
-def survey(model: Any) -> Atlas:
+def survey(model: Any, alone: Iterable[str] = ()) -> Atlas:
     """Finds where a model can grow.
+
+    Args:
+        alone: layers that are to grow without those that they are added to.
 
     Raises:
         GrowthError: the model is not a built functional or Sequential Keras model.
     """
-    return Atlas(graph_of(model))
+    return Atlas(graph_of(model), frozenset(alone))

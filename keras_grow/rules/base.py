@@ -152,6 +152,16 @@ class Space(Protocol):
     def join(self, call: Call, parts: Sequence[Channels]) -> Channels:
         """All parts must carry the same channels; what an element-wise op does."""
 
+    def partner(self, call: Call, position: int, channels: Channels) -> Channels | None:
+        """Input `position`, which does not grow with the channels it is added to.
+
+        Returns:
+            What it carries once it is padded with zeros, where that was asked for; else None.
+        """
+
+    def extend(self, channels: Channels, before: int, after: int) -> Channels:
+        """The channels with so many fixed entries before and after them."""
+
     def concatenate(
         self, call: Call, parts: Sequence[Channels | None], axis: int
     ) -> Channels | None:

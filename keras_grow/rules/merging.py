@@ -30,14 +30,22 @@ class Join(Rule):
     Args:
         combine: the function on the values of new channels.
         weights: the derivative by input i of n, where it is a constant; None for products.
+        fill: new entries of a constant with one number for every channel.
     """
 
+    scales = False  # whether a constant is a factor
+
     def __init__(
-        self, combine: Callable, weights: Callable[[int, int], float] | None = None, kind: str = ""
+        self,
+        combine: Callable,
+        weights: Callable[[int, int], float] | None = None,
+        kind: str = "",
+        fill: float = 0.0,
     ) -> None:
         self.combine = combine
         self.weights = weights
         self.kind = kind
+        self.fill = fill
 
     def flow(self, call: Call, inputs: list, space: Space) -> list:
         if all(x is None for x in inputs):
@@ -80,9 +88,10 @@ class Join(Rule):
         joined = space.join(call, parts)
         new = joined.labels < 0
         self.note(call, joined, parts, space)
+        self.check_parts(call, values, space)
         known = [np.full(len(joined), UNKNOWN) if v is None else v.values for v in values]
         with np.errstate(invalid="ignore"):
-            result = np.where(new, reduce(self._pair, known), 0.0)
+            result = np.where(new, self.combined(call, known), 0.0)
         if self.kind == "average":
             result = result / len(known)
         return [Channels(axis, joined.labels, result)]
@@ -93,24 +102,66 @@ class Join(Rule):
     def note(self, call: Call, joined: Channels, parts: list[Channels], space: Space) -> None:
         """Says where new channels get no gradient; sums and extrema pass one on."""
 
+    def check_parts(self, call: Call, values: list[Channels | None], space: Space) -> None:
+        """Refuses tensors with which new channels would have no value or no slope.
+
+        Args:
+            values: the channels of every input; None where it is broadcast.
+        """
+
+    def combined(self, call: Call, known: list[np.ndarray]) -> np.ndarray:
+        """Values of the result from those of every input."""
+        return reduce(self._pair, known)
+
     def _pair(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return self.combine(a, b)
 
     def _with_constant(self, call: Call, x: Channels, space: Space) -> list:
         constant, first = _keras.constant_of(call.node)
         value = np.asarray(constant, dtype="float64")
-        if value.size != 1:
+        rank = call.inputs[0].rank
+        axis = x.axis - rank + value.ndim  # of the constant, aligned at the last one
+        grows = axis >= 0 and value.ndim <= rank and value.shape[axis] > 1
+        if value.ndim > rank:
+            space.refuse(call, [x], f"broadcasts the channels to the constant's {value.ndim} axes")
+            return [None]
+        if grows and value.shape[axis] != call.inputs[0].shape[x.axis]:
+            space.refuse(call, [x], "broadcasts its single channel, which must stay single")
+            return [None]
+        if grows and _keras.holds_variable(call.node):
             space.refuse(
                 call,
                 [x],
-                f"combines the channels with a constant of shape {value.shape}; make it a scalar "
-                "or a layer's weight",
+                "combines the channels with a variable that belongs to no layer; make it a weight "
+                "of a layer",
             )
             return [None]
-        c = float(value.reshape(()))
-        pair = (lambda v: self.combine(v, c)) if first else (lambda v: self.combine(c, v))
+        if grows:
+            fill = self.fill
+            space.attribute(
+                call, x, lambda: _keras.set_constant(call.node, grown(value, axis, x, fill))
+            )
+            value = np.full((1,), fill)
+
+        def pair(v: np.ndarray, c: float) -> np.ndarray:
+            result = self._pair(v, np.array(c)) if first else self._pair(np.array(c), v)
+            return np.broadcast_to(np.asarray(result, dtype=float), v.shape)
+
+        self.check_constant(call, x, value, first, space)
         with np.errstate(all="ignore"):
-            return [x.mapped(lambda v: np.broadcast_to(np.asarray(pair(v), dtype=float), v.shape))]
+            results = [pair(x.values, c) for c in np.unique(value).tolist()]
+            same = np.all([r == results[0] for r in results], axis=0)
+        return [x.mapped(lambda v: np.where(same, results[0], UNKNOWN))]
+
+    def check_constant(
+        self, call: Call, x: Channels, value: np.ndarray, first: bool, space: Space
+    ) -> None:
+        """Refuses constants with which new channels would have no value or no slope.
+
+        Args:
+            value: all entries that the constant has for the new channels.
+            first: whether the tensor comes before the constant.
+        """
 
     def shadow(self, call: Call, inputs: list, context: ShadowContext) -> list:
         if len(call.inputs) == 1:
@@ -140,7 +191,15 @@ class Join(Rule):
 
     def _shadow_with_constant(self, call: Call, x: Shadow) -> Shadow:
         constant, first = _keras.constant_of(call.node)
-        c = float(np.asarray(constant, dtype="float64").reshape(()))
+        value = np.asarray(constant, dtype="float64")
+        axis = x.axis - call.inputs[0].rank + value.ndim
+        if axis >= 0 and value.shape[axis] > 1:
+            value = np.full((1,), self.fill)
+        if value.size > 1 and self.scales:
+            return Shadow(x.tensor * ops.cast(constant, x.tensor.dtype), x.axis, x.ids)
+        if value.size > 1 and self.weights is None:
+            raise NoSlope(f"{call!r} has another constant at every position")
+        c = float(value.flat[0])
         # Slope at 0 by exact differences: these functions are linear there or not differentiable.
         pair = (lambda v: self.combine(v, c)) if first else (lambda v: self.combine(c, v))
         up, down = float(pair(1e-3) - pair(0.0)) * 1e3, float(pair(0.0) - pair(-1e-3)) * 1e3
@@ -150,6 +209,8 @@ class Join(Rule):
 
 
 class ProductJoin(Join):
+    scales = True
+
     def note(self, call: Call, joined: Channels, parts: list[Channels], space: Space) -> None:
         zero = sum(((x.labels < 0) & (x.values == 0)).astype(int) for x in parts)
         if np.any(zero > 1):  # the derivative by each factor is the other one, which is 0
@@ -216,27 +277,182 @@ def origin_of(ref: Ref) -> str:
 _ADD = Join(lambda a, b: a + b, lambda i, n: 1.0)
 _SUBTRACT = Join(lambda a, b: a - b, lambda i, n: -1.0 if i else 1.0)
 _AVERAGE = Join(lambda a, b: a + b, lambda i, n: 1.0 / n, kind="average")
-_MULTIPLY = ProductJoin(lambda a, b: a * b)
+_MULTIPLY = ProductJoin(lambda a, b: a * b, fill=1.0)
 _MAXIMUM = Join(np.maximum)
 _MINIMUM = Join(np.minimum)
 register_instance(_ADD, layers.Add, "ops.Add")
 register_instance(_SUBTRACT, layers.Subtract, "ops.Subtract")
 register_instance(_AVERAGE, layers.Average)
 register_instance(_MULTIPLY, layers.Multiply, "ops.Multiply")
-register_instance(_MAXIMUM, layers.Maximum, "ops.Maximum")
-register_instance(_MINIMUM, layers.Minimum, "ops.Minimum")
+register_instance(_MAXIMUM, layers.Maximum, "ops.Maximum", "ops.Fmax")
+register_instance(_MINIMUM, layers.Minimum, "ops.Minimum", "ops.Fmin")
 
 
-class Divide(Join):
-    def flow(self, call: Call, inputs: list, space: Space) -> list:
-        if len(call.inputs) == 1 and _keras.constant_of(call.node)[1]:
-            return super().flow(call, inputs, space)
-        if any(x is not None for x in inputs):
-            space.refuse(call, inputs, "divides by channels that may be new, which are 0")
+def grown(value: np.ndarray, axis: int, x: Channels, fill: float) -> np.ndarray:
+    """A constant with entries for the new channels put in."""
+    old = x.labels >= 0
+    shape = list(value.shape)
+    shape[axis] = len(x)
+    result = np.full(shape, fill)
+    index: list[Any] = [slice(None)] * value.ndim
+    index[axis] = np.flatnonzero(old)
+    result[tuple(index)] = np.take(value, x.labels[old], axis=axis)
+    return result
+
+
+class Quotient(Join):
+    """a / b: exact while b is not 0 in the new channels."""
+
+    DIVISOR = "divides by channels, which would be 0 where they are new"
+
+    def check_constant(
+        self, call: Call, x: Channels, value: np.ndarray, first: bool, space: Space
+    ) -> None:
+        if not first:
+            space.require(call, x, lambda v: ~(v == 0), self.DIVISOR)
+
+    def check_parts(self, call: Call, values: list, space: Space) -> None:
+        if values[1] is not None:
+            space.require(call, values[1], lambda v: ~(v == 0), self.DIVISOR)
+
+    def _pair(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        with np.errstate(all="ignore"):
+            return np.where(a == 0, 0.0, self.combine(a, b))
+
+    def _derivative(self, call: Call, i: int, x: Shadow, context: ShadowContext) -> Shadow | None:
+        divisor = call.inputs[1]
+        value = context.value(divisor)
+        if i == 1:
+            if context.value(call.inputs[0]) == 0:
+                return None
+            raise NoSlope(f"{call!r} divides by new channels")
+        if value is not None:
+            if np.isnan(value):
+                raise NoSlope(f"{call!r} divides by new channels whose value is not known")
+            return x.times(1.0 / value)
+        other = context.actual(divisor)
+        for _ in range(max(ref.rank for ref in call.inputs) - divisor.rank):
+            other = ops.expand_dims(other, 1)
+        return Shadow(x.tensor / ops.cast(other, x.tensor.dtype), x.axis, x.ids)
+
+
+register_instance(
+    Quotient(np.divide, fill=1.0), "ops.Divide", "ops.TrueDivide", "ops.FloorDivide"
+)
+register_instance(Quotient(np.mod, fill=1.0), "ops.Mod", "ops.Fmod")
+
+
+class Power(Join):
+    """a ** b, where 0 ** b has no slope for b < 1 and none by b."""
+
+    def check_constant(
+        self, call: Call, x: Channels, value: np.ndarray, first: bool, space: Space
+    ) -> None:
+        if not first:
+            return
+        if value.min() < 1:
+            reason = "has no finite slope at 0, where new channels would start"
+            space.require(call, x, lambda v: ~(v == 0), reason)
+        elif value.max() > 1:
+            space.activation(call, x)
+
+    def check_parts(self, call: Call, values: list, space: Space) -> None:
+        for x in values:
+            if x is not None:
+                reason = "raises channels to the power of others, which has no slope at 0"
+                space.require(call, x, lambda v: ~(v == 0), reason)
+
+
+register_instance(Power(np.power, fill=1.0), "ops.Power")
+
+
+class NoSlopeAtZero(Join):
+    """A function of two numbers that has no slope where both are 0."""
+
+    def check_parts(self, call: Call, values: list, space: Space) -> None:
+        if all(x is not None for x in values):
+            parts = [x for x in values if x is not None]
+            both = np.all([x.values == 0 for x in parts], axis=0) & (parts[0].labels < 0)
+            at = Channels(parts[0].axis, parts[0].labels, np.where(both, 0.0, 1.0))
+            space.require(call, at, lambda v: ~(v == 0), "has no slope where both tensors are 0")
+
+    def check_constant(
+        self, call: Call, x: Channels, value: np.ndarray, first: bool, space: Space
+    ) -> None:
+        if (value == 0).any():
+            space.require(
+                call, x, lambda v: ~(v == 0), "has no slope at 0, where new channels would start"
+            )
+
+
+register_instance(NoSlopeAtZero(np.arctan2, fill=1.0), "ops.Arctan2")
+register_instance(NoSlopeAtZero(np.hypot, fill=1.0), "ops.Hypot")
+register_instance(Join(np.logaddexp), "ops.Logaddexp")
+register_instance(Join(np.logaddexp2), "ops.Logaddexp2")
+
+
+class Comparison(Join):
+    """A truth value for each entry; nothing has a slope."""
+
+    def note(self, call: Call, joined: Channels, parts: list[Channels], space: Space) -> None:
+        space.activation(call, joined)
+
+    def check_constant(
+        self, call: Call, x: Channels, value: np.ndarray, first: bool, space: Space
+    ) -> None:
+        space.activation(call, x)
+
+    def _pair(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        known = np.isnan(a) | np.isnan(b)
+        return np.where(known, UNKNOWN, self.combine(a, b).astype(float))
+
+    def shadow(self, call: Call, inputs: list, context: ShadowContext) -> list:
         return [None]
 
 
-register_instance(Divide(lambda a, b: a / b), "ops.Divide", "ops.TrueDivide")
+for _name, _compare in {
+    "Greater": np.greater, "GreaterEqual": np.greater_equal, "Less": np.less,
+    "LessEqual": np.less_equal, "Equal": np.equal, "NotEqual": np.not_equal,
+    "LogicalAnd": np.logical_and, "LogicalOr": np.logical_or, "LogicalXor": np.logical_xor,
+}.items():  # fmt: skip
+    register_instance(Comparison(_compare), f"ops.{_name}")
+
+
+class Where(Join):
+    """`ops.where(condition, x1, x2)` of tensors and numbers."""
+
+    def flow(self, call: Call, inputs: list, space: Space) -> list:
+        if all(x is None for x in inputs):
+            return [None]
+        operands = self._operands(call)
+        if len(operands) != 3 or any(
+            not isinstance(o, keras.KerasTensor) and np.size(o) != 1 for o in operands
+        ):
+            space.refuse(call, inputs, "chooses from constants that are no single numbers")
+            return [None]
+        if len(call.inputs) > 1:
+            return super().flow(call, inputs, space)
+        return [inputs[0].mapped(lambda v: self.combined(call, [v]))]
+
+    @staticmethod
+    def _operands(call: Call) -> list:
+        args, kwargs = _keras.node_arguments(call.node)
+        return [*args, *kwargs.values()]
+
+    def combined(self, call: Call, known: list[np.ndarray]) -> np.ndarray:
+        values = iter(known)
+        condition, a, b = (
+            next(values) if isinstance(o, keras.KerasTensor) else np.full_like(known[0], float(o))
+            for o in self._operands(call)
+        )
+        unclear = np.where(a == b, a, UNKNOWN)
+        return np.where(np.isnan(condition), unclear, np.where(condition != 0, a, b))
+
+    def shadow(self, call: Call, inputs: list, context: ShadowContext) -> list:
+        raise NoSlope(f"{call!r} chooses between tensors")
+
+
+register_instance(Where(np.maximum), "ops.Where")
 
 
 @register(layers.Concatenate, "ops.Concatenate")

@@ -205,12 +205,16 @@ class PadOpRule(Rule):
         if x is None:
             return [None]
         widths = _keras.pad_width(call.op, call.inputs[0].rank)
-        if call.op.mode != "constant" or any(widths[x.axis]):
-            space.refuse(call, [x], "pads the channel axis itself, or not with a constant")
+        if call.op.mode != "constant":
+            space.refuse(call, [x], "pads with a mirror image, not with a constant")
             return [None]
+        if any(widths[x.axis]):
+            x = space.extend(x, *widths[x.axis])
         filling = _keras.pad_constant(call.node)
         return [x.mapped(lambda v: np.where(v == filling, v, UNKNOWN))]
 
     def shadow(self, call: Call, inputs: list, context: ShadowContext) -> list:
         x = inputs[0]
-        return [Shadow(call.op.call(x.tensor), x.axis, x.ids)]
+        widths = _keras.pad_width(call.op, call.inputs[0].rank)
+        widths[x.axis] = (0, 0)  # a shadow has nothing but new channels
+        return [Shadow(ops.pad(x.tensor, widths), x.axis, x.ids)]

@@ -1,15 +1,20 @@
-"""Keeps a normalisation of old channels as it is when new ones arrive beside them.
+"""New calls for what cannot grow along with the channels that reach it.
 
 A layer normalisation over all channels would change with every new one. So the old channels go
 on through the layer alone, and the new ones are divided by the same standard deviation: they keep
-the scale that their readers are used to, from the first step on and however few they are. It is
-made of stock Keras parts, which later growths pass like any others.
+the scale that their readers are used to, from the first step on and however few they are.
+
+A tensor that does not grow with the one it is added to is padded with zeros (He et al. 2016,
+option A).
+
+Both are made of stock Keras parts, which later growths pass like any others.
 """
 
 from functools import partial
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_grow import _keras
@@ -49,6 +54,35 @@ def keep_apart(rewiring: Rewiring, calls: list[tuple[Call, Channels]]) -> None:
                 rewiring.swap_output(functional, y, result)
         if isinstance(owner, keras.Sequential):
             rewiring.replace(owner, call.op, apart)
+
+
+def pad_partners(rewiring: Rewiring, inputs: list[tuple[Call, int, Channels]]) -> None:
+    """Pads inputs of calls with zeros.
+
+    Args:
+        inputs: a call, the position of the input, and the channels it is to carry.
+    """
+    for call, position, channels in inputs:
+        tensor = _keras.input_tensors(call.node)[position]
+        axis = channels.axis - (max(ref.rank for ref in call.inputs) - len(tensor.shape))
+        rewiring.swap([call.node], tensor, _padded(tensor, axis, channels.labels))
+
+
+def _padded(tensor: Any, axis: int, labels: np.ndarray) -> Any:
+    """Zeros where `labels` are negative, the tensor's entries elsewhere."""
+    old = np.flatnonzero(labels >= 0)
+    starts = [0, *(np.flatnonzero(np.diff(old) > 1) + 1).tolist()]
+    bounds = [*old[starts[1:]].tolist(), len(labels)]
+    parts, done = [], 0
+    for start, stop, bound in zip(starts, [*starts[1:], len(old)], bounds, strict=True):
+        whole = (start, stop) == (0, len(old))
+        part = tensor if whole else tensor[(*(slice(None),) * axis, slice(start, stop))]
+        before = int(old[start]) - done
+        widths = [(0, 0)] * len(tensor.shape)
+        widths[axis] = (before, bound - done - before - (stop - start))
+        parts.append(ops.pad(part, widths))
+        done = bound
+    return parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=axis)
 
 
 def _split(layer: Any, x: Any, axis: int, old: int, name: str) -> Any:
