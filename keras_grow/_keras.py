@@ -918,6 +918,16 @@ def refresh_recurrent(layer: Any) -> None:
     _refresh_build_shape(layer, axis, int(cells[0].kernel.shape[-2]))
 
 
+def set_input_size(layer: Any, rank: int, axis: int, size: int) -> None:
+    """Tells a layer inside of another about the new size of its input along one axis."""
+    _refresh_build_shape(layer, axis, size)
+    spec = layer.input_spec
+    if isinstance(spec, keras.layers.InputSpec) and spec.axes:
+        spec = copy.copy(spec)
+        spec.axes = {a: size if a % rank == axis else d for a, d in spec.axes.items()}
+        layer.input_spec = spec
+
+
 def _refresh_build_shape(layer: Any, axis: int, size: int) -> None:
     """A layer's first build shape with another size along one axis."""
     shapes = build_shapes(layer)
