@@ -918,6 +918,11 @@ def refresh_recurrent(layer: Any) -> None:
     _refresh_build_shape(layer, axis, int(cells[0].kernel.shape[-2]))
 
 
+def refresh_spectral(layer: Any) -> None:
+    """Brings what SpectralNormalization keeps of its kernel's shape in line with it."""
+    layer.kernel_shape = layer.kernel.shape
+
+
 def set_input_size(layer: Any, rank: int, axis: int, size: int) -> None:
     """Tells a layer inside of another about the new size of its input along one axis."""
     _refresh_build_shape(layer, axis, size)
