@@ -161,6 +161,8 @@ class Recurrent(Rule):
         self, call: Call, inputs: list, space: Space, axis: int
     ) -> tuple[Channels | None, list[Channels | None] | None]:
         """Channels of the sequence and, if there are any, of the initial states."""
+        if len(inputs) == 1:  # inside a TimeDistributed it has another name
+            return along(space, call, inputs[0], axis + 1), None
         arguments = _keras.call_arguments(call.node)
         found: dict[str, list[Channels | None]] = {}
         for name, value in arguments.items():
