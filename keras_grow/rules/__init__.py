@@ -16,6 +16,7 @@ from keras_grow.rules import (  # noqa: F401  (importing them registers their ru
     slicing,
     transposed,
     weighted,
+    wrappers,
 )
 from keras_grow.rules.base import (
     LIKE_OLD,
