@@ -107,6 +107,31 @@ def conv1d_causal():
     return keras.Model(inputs, L.Dense(2)(L.Flatten()(x)))
 
 
+def einsum():
+    inputs = keras.Input((4, 3))
+    x = L.EinsumDense("abc,cd->abd", (4, 5), bias_axes="d", activation="relu", name="p")(inputs)
+    x = L.Reshape((4, 1, 5))(x)
+    x = L.EinsumDense("abed,dec->abc", (4, 2), bias_axes="c", name="c")(x)
+    return keras.Model(inputs, L.Dense(2)(L.Flatten()(x)))
+
+
+def einsum_of_several_letters():
+    inputs = keras.Input((4, 2, 3))
+    x = L.EinsumDense("abcd,cdf->abf", (4, 5), activation="tanh", name="p")(inputs)
+    x = L.EinsumDense("abf,bfe->aeb", (3, 4), name="c")(x)
+    return keras.Model(inputs, L.Dense(2)(L.Flatten()(x)))
+
+
+def transposed(first, second):
+    def build():
+        inputs = keras.Input((4, 5, 2))
+        x = L.Conv2DTranspose(3, 3, activation="relu", name="p", **first)(inputs)
+        x = L.Conv2DTranspose(2, 2, name="c", **second)(x)
+        return keras.Model(inputs, L.Dense(2, name="out")(L.Flatten()(x)))
+
+    return build
+
+
 def depthwise():
     return L.DepthwiseConv2D(3, padding="same", activation="relu6")
 
@@ -142,6 +167,10 @@ CASES = {
     "shared layers": shared,
     "separable": separable,
     "conv1d causal": conv1d_causal,
+    "einsum": einsum,
+    "einsum of several letters": einsum_of_several_letters,
+    "transposed same": transposed({"padding": "same"}, {"padding": "same", "strides": 2}),
+    "transposed valid": transposed({"strides": 2}, {"dilation_rate": 2}),
 }
 
 
