@@ -1,5 +1,6 @@
 """A copy of a model that shares no variable with it."""
 
+import inspect
 import types
 from typing import Any
 
@@ -41,7 +42,7 @@ def copy_as_functional(model: Any) -> Any:
     clone = copy_model(model)
     if not isinstance(clone, keras.Sequential):
         return clone
-    functional = _keras.functional_of(clone)
+    functional: Any = _keras.functional_of(clone)
     functional.name = clone.name
     functional.trainable = clone.trainable
     _copy_compilation(model, functional)
@@ -87,8 +88,20 @@ def _copy_single(layer: Any) -> Any:
         for value in vars(layer).values()
         if isinstance(value, types.FunctionType)
     }
+    config = layer.get_config()
     with keras.saving.custom_object_scope(functions), _keras.unsafe_scope():
-        return type(layer).from_config(layer.get_config())
+        try:
+            made = type(layer).from_config(config)
+        except TypeError:
+            # Some layers (keras-hub's patch embeddings) list what their constructor does not take.
+            taken = inspect.signature(type(layer).__init__).parameters
+            extra = config.keys() - taken.keys() - {"name", "trainable", "dtype"}
+            if not extra:
+                raise
+            made = type(layer)(**{k: v for k, v in config.items() if k not in extra})
+    if made.name != layer.name:  # some constructors add to the name they are given
+        made.name = layer.name
+    return made
 
 
 def _copy_input(tensor: Any) -> Any:

@@ -175,3 +175,32 @@ def mbconv(layer: Any) -> Inside:
     if layer.expand_ratio != 1:  # 1 means another structure
         widths.append(Width([layer.conv1, layer.se_conv2], expand, step=inputs))
     return Inside(widths)
+
+
+@opens(f"{_HUB}.mobilenet.mobilenet_backbone.InvertedResidualBlock")
+def inverted_residual(layer: Any) -> Inside:
+    """Its config says widths inside before they are rounded to multiples of 8."""
+    gate = layer.squeeze_excite
+
+    def note(width: int) -> None:
+        layer.expansion = layer.conv1.filters
+        if gate is not None:
+            layer.squeeze_excite_ratio = gate.conv_reduce.filters / layer.conv1.filters
+
+    hidden = [layer.conv1] if gate is None else [layer.conv1, gate.conv_expand]
+    widths = [Width(hidden, note, step=8)]
+    if gate is not None:
+        widths.append(Width([gate.conv_reduce], note, step=8))
+    return Inside(widths)
+
+
+@opens(f"{_HUB}.mobilenet.mobilenet_backbone.DepthwiseConvBlock")
+def depthwise_block(layer: Any) -> Inside:
+    if not layer.squeeze_excite_ratio:
+        return Inside()
+    squeeze = layer.se_layer.conv_reduce
+
+    def note(width: int) -> None:
+        layer.squeeze_excite_ratio = width / layer.infilters
+
+    return Inside([Width([squeeze], note, step=8)])
