@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 #: A model asks for as many weights as its file holds. Some room for what is not saved (states of
 #: random generators) or stored once and used several times; a hostile size is far beyond it.
 _ROOM, _FACTOR = 1_000_000, 16
+#: The group of an .h5 file with the optimizer's moments.
+_STATE = "optimizer_weights"
 #: Numbers that one sample may have anywhere in a model.
 _MAX_SAMPLE = 2**32
 
@@ -105,7 +107,7 @@ def load_model(path: Path, compile: bool = False, trust: Trust | None = None) ->
             _warn_of_training(path, f"could not be restored and are left out ({_cause(error)})")
         else:
             if compile and checked.lost:
-                _warn_of_training(path, f"were restored without {'; '.join(checked.lost)}", True)
+                _warn_of_training(path, f"were restored without {' and without '.join(checked.lost)}", True)
     import keras
 
     if not isinstance(model, keras.Model):
@@ -170,6 +172,9 @@ def _check_h5(path: Path, trust: Trust) -> _Checked:
             checked.training, lost = legacy.upgrade_training(training)
             checked.lost = tuple(lost)
             checked.changed = checked.changed or checked.training != training
+        if _STATE in tensors:
+            checked.lost += ("the optimizer's state, which Keras 3 cannot read from .h5 files",)
+            checked.changed = True
         checked.numbers = count_numbers(path, tensors)
         return checked
 
@@ -185,6 +190,9 @@ def _upgraded_copy(path: Path, checked: _Checked, folder: Path) -> Path:
             tensors.attrs["model_config"] = json.dumps(checked.config)
             if checked.training is not None:
                 tensors.attrs["training_config"] = json.dumps(checked.training)
+            if _STATE in tensors:
+                # Keras 3 would build the optimizer for no variables at all, and leave it so.
+                del tensors[_STATE]
     except (OSError, RuntimeError) as error:
         raise InputError(
             f"{path} was written by Keras 2 and could not be copied into the form that Keras 3 "
