@@ -12,6 +12,7 @@ from keras_grow.rules import (  # noqa: F401  (importing them registers their ru
     normalization,
     passing,
     recurrent,
+    reductions,
     reshaping,
     slicing,
     transposed,

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_grow import _keras
 from keras_grow.graph import Call
 from keras_grow.rules.base import (
     UNKNOWN,
@@ -104,7 +105,13 @@ AT_ZERO: dict[Any, AtZero] = {
     act.exponential: AtZero(1.0, 1.0),
     act.log_sigmoid: AtZero(-float(np.log(2.0)), 0.5),
 }
-MIXING = {act.softmax, act.log_softmax, act.sparsemax, act.glu}
+_MIXES = "mixes all channels, so a new one changes the old ones"
+MIXING = {
+    act.softmax: _MIXES,
+    act.log_softmax: _MIXES,
+    act.sparsemax: _MIXES,
+    act.glu: "halves the channels, which Keras's layers do not expect; use ops.glu after the layer",
+}
 
 
 def plain(function: Callable) -> Callable:
@@ -138,11 +145,7 @@ def through(
     facts = at_zero(function)
     if facts is None:
         name = name_of(plain(function))
-        what = (
-            "mixes all channels, so a new one changes the old ones"
-            if plain(function) in MIXING
-            else "has no rule; use one of keras.activations"
-        )
+        what = MIXING.get(plain(function), "has no rule; use one of keras.activations")
         space.refuse(call, [channels], f"applies the activation '{name}', which {what}")
         return None
     return _after(space, call, channels, facts)
@@ -199,10 +202,7 @@ def _activation_layer(call: Call) -> AtZero | str:
     facts = at_zero(call.op.activation)
     if facts is None:
         name = name_of(plain(call.op.activation))
-        mixes = plain(call.op.activation) in MIXING
-        return f"applies '{name}', which " + (
-            "mixes all channels, so a new one changes the old ones" if mixes else "has no rule"
-        )
+        return f"applies '{name}', which {MIXING.get(plain(call.op.activation), 'has no rule')}"
     return facts
 
 
@@ -239,6 +239,36 @@ register_instance(
 )
 register_instance(_always(AtZero(0.0, 1.0)), keras.layers.ELU)
 
+
+def _clip(call: Call) -> AtZero | str:
+    low, high = np.asarray(call.op.x_min, dtype=float), np.asarray(call.op.x_max, dtype=float)
+    if low.size > 1 or high.size > 1:
+        return "clips every channel to bounds of its own; use scalar bounds"
+    a, b = float(low.reshape(())), float(high.reshape(()))
+    if a < 0 < b:
+        return AtZero(0.0, 1.0)
+    if a == 0 < b:
+        return AtZero(0.0, 1.0, 0.0, lambda x: _relu(x, max_value=b))
+    return AtZero(float(np.clip(0.0, a, b)), 0.0)
+
+
+def _threshold(call: Call) -> AtZero:
+    if call.op.threshold < 0:
+        return AtZero(0.0, 1.0)
+    return AtZero(float(call.op.default_value), 0.0)
+
+
+def _full(call: Call) -> AtZero | str:
+    value = _keras.argument(call.node, 1, "fill_value")
+    if len(call.inputs) > 1 or np.size(value) != 1:
+        return "fills with values that are no one number"
+    return AtZero(float(np.asarray(value).reshape(())), 0.0)
+
+
+register_instance(Elementwise(_clip), "ops.Clip")
+register_instance(Elementwise(_threshold), "ops.Threshold")
+register_instance(Elementwise(_full), "ops.FullLike")
+
 _OPS = {
     "Relu": act.relu, "Relu6": act.relu6, "Selu": act.selu, "Elu": act.elu, "Celu": act.celu,
     "Tanh": act.tanh, "Softsign": act.softsign, "HardTanh": act.hard_tanh, "Gelu": act.gelu,
@@ -251,20 +281,83 @@ _OPS = {
 for _name, _function in _OPS.items():
     register_instance(_always(AT_ZERO[_function]), f"ops.{_name}")
 
-for _name, _facts in {
-    "Sin": AtZero(0.0, 1.0),
-    "Arctan": AtZero(0.0, 1.0),
-    "Expm1": AtZero(0.0, 1.0),
-    "Log1p": AtZero(0.0, 1.0),
-    "Erf": AtZero(0.0, 2.0 / float(np.sqrt(np.pi))),
-    "Negative": AtZero(0.0, -1.0),
-    "Square": AtZero(0.0, 0.0),
-    "Abs": AtZero(0.0, 0.0),
-    "Absolute": AtZero(0.0, 0.0),
-    "Cast": AtZero(0.0, 1.0),
-    "Copy": AtZero(0.0, 1.0),
+_IDENTITY, _FLAT = AtZero(0.0, 1.0), AtZero(0.0, 0.0)  # flat: value and slope are both 0
+for _facts, _names in {
+    _IDENTITY: "Sin Sinh Arcsin Arcsinh Arctan Arctanh Tan Expm1 Log1p Cast SaturateCast Copy "
+    "ConvertToTensor Array NanToNum Real Conj Conjugate",
+    _FLAT: "Square Abs Absolute Fabs Round Trunc StopGradient ZerosLike Isnan Isinf Isneginf "
+    "Isposinf Imag",
+    AtZero(1.0, 0.0): "Cos Cosh Sinc I0 OnesLike Isfinite Isreal LogicalNot",
+    AtZero(0.0, -1.0): "Negative",
+    AtZero(0.0, 2.0 / float(np.sqrt(np.pi))): "Erf",
+    AtZero(1.0, -2.0 / float(np.sqrt(np.pi))): "Erfc",
+    AtZero(0.0, float(np.sqrt(np.pi)) / 2.0): "Erfinv",
+    AtZero(1.0, float(np.log(2.0))): "Exp2",
+    AtZero(float(np.pi) / 2, -1.0): "Arccos",
+    AtZero(0.0, float(np.pi) / 180.0): "Deg2rad",
+    AtZero(0.0, 180.0 / float(np.pi)): "Rad2deg",
 }.items():
-    register_instance(_always(_facts), f"ops.{_name}")
+    for _name in _names.split():
+        register_instance(_always(_facts), f"ops.{_name}")
+
+
+def gated(space: Space, call: Call, channels: Channels) -> Channels | None:
+    """`glu` along the channels: the first half times the sigmoid of the second half."""
+    half = len(channels) // 2
+    old = call.outputs[0].shape[channels.axis]
+    first, *_ = space.slice(call, channels, 0, old)
+    second, *_ = space.slice(call, channels, old, 2 * old)
+    if first is None or second is None or 2 * half != len(channels):
+        space.refuse(call, [channels], "halves the channels, of which only one half would grow")
+        return None
+    joined = space.join(call, [first, second])
+    values = np.where(first.values == 0, 0.0, UNKNOWN)
+    return Channels(joined.axis, joined.labels, np.where(joined.labels < 0, values, 0.0))
+
+
+@register("ops.Glu")
+class GluRule(Rule):
+    """Half of an axis times the sigmoid of the other half."""
+
+    def flow(self, call: Call, inputs: list, space: Space) -> list:
+        (x,) = inputs
+        if x is None:
+            return [None]
+        if call.op.axis % call.inputs[0].rank == x.axis:
+            return [gated(space, call, x)]
+        return [x.mapped(lambda v: np.where(v == 0, 0.0, UNKNOWN))]
+
+    def shadow(self, call: Call, inputs: list, context: ShadowContext) -> list:
+        (x,) = inputs
+        if call.op.axis % call.inputs[0].rank == x.axis:
+            raise NoSlope(f"{call!r} multiplies new channels with each other")
+        first, _ = ops.split(x.tensor, 2, axis=call.op.axis)
+        return [Shadow(0.5 * first, x.axis, x.ids)]
+
+
+class Singular(Rule):
+    """An element-wise function that is infinite or jumps at 0, or has an infinite slope there.
+
+    Only channels that start with other values can pass it.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def flow(self, call: Call, inputs: list, space: Space) -> list:
+        (x,) = inputs[:1]
+        if x is None:
+            return [None]
+        reason = f"{self.what} at 0, where new channels would start; add a small number before it"
+        space.require(call, x, lambda v: ~(v == 0), reason)
+        return [x.mapped(lambda v: np.full(v.shape, UNKNOWN))]
+
+
+register_instance(Singular("is infinite"), "ops.Log", "ops.Log2", "ops.Log10", "ops.Reciprocal")
+register_instance(Singular("is infinite"), "ops.Rsqrt", "ops.Logdet")
+register_instance(Singular("has no value"), "ops.Arccosh")
+register_instance(Singular("jumps"), "ops.Sign", "ops.Signbit", "ops.Floor", "ops.Ceil")
+register_instance(Singular("has an infinite slope"), "ops.Sqrt", "ops.Cbrt")
 
 
 @register(keras.layers.PReLU)

@@ -41,15 +41,6 @@ class Mixing(Unknown):
         return [None] * len(call.outputs)
 
 
-base.register_instance(
-    Mixing("mixes all channels, so a new one changes the old ones"),
-    keras.layers.Softmax,
-    "ops.Softmax",
-    "ops.LogSoftmax",
-    "ops.Sparsemax",
-)
-
-
 def rule_for(op: Any) -> Rule:
     key = type(op) if isinstance(op, keras.layers.Layer) else _keras.op_kind(op)
     return base.find(key) or _UNKNOWN

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import reduce
+from typing import Any
 
 import keras
 import numpy as np
@@ -137,9 +138,9 @@ class Join(Rule):
             )
             return [None]
         if grows:
-            fill = self.fill
+            old, fill = value, self.fill
             space.attribute(
-                call, x, lambda: _keras.set_constant(call.node, grown(value, axis, x, fill))
+                call, x, lambda: _keras.set_constant(call.node, grown(old, axis, x, fill))
             )
             value = np.full((1,), fill)
 
@@ -336,10 +337,32 @@ class Quotient(Join):
         return Shadow(x.tensor / ops.cast(other, x.tensor.dtype), x.axis, x.ids)
 
 
-register_instance(
-    Quotient(np.divide, fill=1.0), "ops.Divide", "ops.TrueDivide", "ops.FloorDivide"
-)
-register_instance(Quotient(np.mod, fill=1.0), "ops.Mod", "ops.Fmod")
+register_instance(Quotient(np.divide, fill=1.0), "ops.Divide", "ops.TrueDivide")
+
+
+class Remainder(Quotient):
+    """Jumps where the dividend is 0."""
+
+    JUMPS = "jumps at 0, where new channels would start"
+
+    def check_constant(
+        self, call: Call, x: Channels, value: np.ndarray, first: bool, space: Space
+    ) -> None:
+        super().check_constant(call, x, value, first, space)
+        if first:
+            space.require(call, x, lambda v: ~(v == 0), self.JUMPS)
+
+    def check_parts(self, call: Call, values: list, space: Space) -> None:
+        super().check_parts(call, values, space)
+        if values[0] is not None:
+            space.require(call, values[0], lambda v: ~(v == 0), self.JUMPS)
+
+    def _derivative(self, call: Call, i: int, x: Shadow, context: ShadowContext) -> Shadow | None:
+        raise NoSlope(f"{call!r} jumps")
+
+
+register_instance(Remainder(np.mod, fill=1.0), "ops.Mod", "ops.Fmod")
+register_instance(Remainder(np.floor_divide, fill=1.0), "ops.FloorDivide")
 
 
 class Power(Join):
@@ -391,7 +414,7 @@ register_instance(Join(np.logaddexp), "ops.Logaddexp")
 register_instance(Join(np.logaddexp2), "ops.Logaddexp2")
 
 
-class Comparison(Join):
+class Logical(Join):
     """A truth value for each entry; nothing has a slope."""
 
     def note(self, call: Call, joined: Channels, parts: list[Channels], space: Space) -> None:
@@ -410,12 +433,34 @@ class Comparison(Join):
         return [None]
 
 
+class Comparison(Logical):
+    """Jumps where both sides are equal."""
+
+    JUMPS = "compares new channels with what they are equal to, and would change with their sign"
+
+    def check_parts(self, call: Call, values: list, space: Space) -> None:
+        parts = [x for x in values if x is not None]
+        if len(parts) == 2:
+            equal = parts[0].values == parts[1].values
+            at = Channels(parts[0].axis, parts[0].labels, np.where(equal, 0.0, 1.0))
+            space.require(call, at, lambda v: ~(v == 0), self.JUMPS)
+
+    def check_constant(
+        self, call: Call, x: Channels, value: np.ndarray, first: bool, space: Space
+    ) -> None:
+        super().check_constant(call, x, value, first, space)
+        space.require(call, x, lambda v: ~np.isin(v, value), self.JUMPS)
+
+
 for _name, _compare in {
     "Greater": np.greater, "GreaterEqual": np.greater_equal, "Less": np.less,
     "LessEqual": np.less_equal, "Equal": np.equal, "NotEqual": np.not_equal,
-    "LogicalAnd": np.logical_and, "LogicalOr": np.logical_or, "LogicalXor": np.logical_xor,
 }.items():  # fmt: skip
     register_instance(Comparison(_compare), f"ops.{_name}")
+for _name, _compare in {
+    "LogicalAnd": np.logical_and, "LogicalOr": np.logical_or, "LogicalXor": np.logical_xor,
+}.items():  # fmt: skip
+    register_instance(Logical(_compare), f"ops.{_name}")
 
 
 class Where(Join):
@@ -459,8 +504,11 @@ register_instance(Where(np.maximum), "ops.Where")
 class ConcatenateRule(Rule):
     """New channels of a branch land in the middle, after that branch's old ones."""
 
+    def axis(self, call: Call) -> int:
+        return call.op.axis % call.inputs[0].rank
+
     def flow(self, call: Call, inputs: list, space: Space) -> list:
-        axis = call.op.axis % call.inputs[0].rank
+        axis = self.axis(call)
         grown = [x for x in inputs if x is not None]
         if not grown:
             return [None]
@@ -480,7 +528,7 @@ class ConcatenateRule(Rule):
         return [space.concatenate(call, inputs, axis)]
 
     def shadow(self, call: Call, inputs: list, context: ShadowContext) -> list:
-        axis = call.op.axis % call.inputs[0].rank
+        axis = self.axis(call)
         parts = [x for x in inputs if x is not None]
         if parts[0].axis == axis:
             tensors = [x.tensor for x in parts]
@@ -497,3 +545,73 @@ class ConcatenateRule(Rule):
             shape[axis] = ref.shape[axis]
             full.append(ops.zeros([d or -1 for d in shape], dtype=parts[0].tensor.dtype))
         return [Shadow(ops.concatenate(full, axis=axis), parts[0].axis, parts[0].ids)]
+
+
+@register("ops.Hstack")
+class HstackRule(ConcatenateRule):
+    def axis(self, call: Call) -> int:
+        return 1
+
+
+@register("ops.Vstack")
+class VstackRule(ConcatenateRule):
+    """Along the batch."""
+
+    def axis(self, call: Call) -> int:
+        return 0
+
+
+@register("ops.Dstack")
+class DstackRule(ConcatenateRule):
+    def axis(self, call: Call) -> int:
+        return 2
+
+    def flow(self, call: Call, inputs: list, space: Space) -> list:
+        if call.inputs[0].rank < 3:
+            if any(x is not None for x in inputs):
+                space.refuse(call, inputs, "puts axes around tensors of rank 2; use ops.stack")
+            return [None]
+        return super().flow(call, inputs, space)
+
+
+@register("ops.Append")
+class AppendRule(ConcatenateRule):
+    def flow(self, call: Call, inputs: list, space: Space) -> list:
+        if all(x is None for x in inputs):
+            return [None]
+        if call.op.axis is None:
+            space.refuse(call, inputs, "appends to the flattened batch; give it an axis")
+            return [None]
+        if len(call.inputs) < 2:
+            space.refuse(
+                call, inputs, "appends a constant; use ops.pad or keras.layers.Concatenate"
+            )
+            return [None]
+        return super().flow(call, inputs, space)
+
+
+@register("ops.Stack")
+class StackRule(Rule):
+    """Tensors side by side along a new axis: all carry the same channels."""
+
+    def flow(self, call: Call, inputs: list, space: Space) -> list:
+        grown = [x for x in inputs if x is not None]
+        if not grown:
+            return [None]
+        axis = call.op.axis % (call.inputs[0].rank + 1)
+        if len(grown) < len(inputs) or any(x.axis != grown[0].axis for x in grown):
+            space.refuse(call, inputs, "stacks tensors of which not all can grow alike")
+            return [None]
+        if axis == 0:
+            space.refuse(call, inputs, "puts an axis in front of the batch")
+            return [None]
+        joined = space.join(call, grown)
+        alike = np.all([x.values == grown[0].values for x in grown], axis=0)
+        values = np.where(alike | (joined.labels >= 0), grown[0].values, UNKNOWN)
+        return [Channels(joined.axis + (axis <= joined.axis), joined.labels, values)]
+
+    def shadow(self, call: Call, inputs: list, context: ShadowContext) -> list:
+        known = next(x for x in inputs if x is not None)
+        tensors = [ops.zeros_like(known.tensor) if x is None else x.tensor for x in inputs]
+        axis = context.axis(call.outputs[0])
+        return [Shadow(ops.stack(tensors, axis=call.op.axis), axis, known.ids)]

@@ -58,8 +58,9 @@ class SpatialRule(Rule):
     """Acts on every axis but the channel axis, each channel by itself."""
 
     def channel_axis(self, call: Call) -> int:
-        rank = call.inputs[0].rank
-        return channel_axis(getattr(call.op, "data_format", "channels_last"), rank)
+        data_format = getattr(call.op, "data_format", "channels_last")
+        data_format = data_format or keras.config.image_data_format()
+        return channel_axis(data_format, call.inputs[0].rank)
 
     def out_axis(self, call: Call, axis: int) -> int:
         return axis
@@ -96,6 +97,24 @@ class ZeroPaddingRule(SpatialRule):
 
     def pass_on(self, call: Call, x: Channels) -> Channels:
         return x.mapped(lambda v: np.where(v == 0, 0.0, UNKNOWN))
+
+
+def _zero_stays(values: np.ndarray) -> np.ndarray:
+    return np.where(values == 0, 0.0, UNKNOWN)
+
+
+@register(layers.Resizing, layers.CenterCrop, "ops.Resize")
+class ResizingRule(SpatialRule):
+    """Every channel is resampled by itself; what is padded has the fill value."""
+
+    def pass_on(self, call: Call, x: Channels) -> Channels:
+        fill = getattr(call.op, "fill_value", 0.0)
+        padded = getattr(call.op, "pad_to_aspect_ratio", False)
+        return x.mapped(unknown if padded and fill != 0 else _zero_stays)
+
+
+def unknown(values: np.ndarray) -> np.ndarray:
+    return np.full(values.shape, UNKNOWN)
 
 
 def _per_axis(value: Any, count: int) -> tuple[int, ...]:
@@ -155,45 +174,45 @@ class GlobalMaxRule(GlobalRule):
 
 
 register_instance(MaxPoolingRule(), "ops.MaxPool")
-register_instance(LinearSpatialRule(), "ops.AveragePool")
+register_instance(LinearSpatialRule(), "ops.AveragePool", "ops.AdaptiveAveragePool")
+register_instance(LinearSpatialRule(), "ops.CropImages")
+register_instance(AdaptiveMaxPoolingRule(), "ops.AdaptiveMaxPool")
+register_instance(ZeroPaddingRule(), "ops.PadImages", "ops.GaussianBlur")
 
 
-@register("ops.Mean", "ops.Max", "ops.Sum")
-class ReduceRule(Rule):
-    """A reduction over axes other than the channel axis."""
+@register("ops.ExtractPatches")
+class PatchesRule(SpatialRule):
+    """The pixels of every patch side by side, all channels of a pixel together."""
+
+    def _pixels(self, call: Call) -> int:
+        axis = self.channel_axis(call)
+        return call.outputs[0].shape[axis] // call.inputs[0].shape[axis]
 
     def flow(self, call: Call, inputs: list, space: Space) -> list:
-        (x,) = inputs
+        x = along(space, call, inputs[0], self.channel_axis(call))
         if x is None:
             return [None]
-        axes = self._axes(call)
-        if 0 in axes or x.axis in axes:
-            what = "the batch axis" if 0 in axes else "the channel axis itself"
-            space.refuse(call, [x], f"reduces over {what}, where a new channel changes the result")
+        if call.inputs[0].rank - x.axis != 1 and call.inputs[0].rank != 4:
+            space.refuse(call, [x], "takes patches of a volume in another layout")
             return [None]
-        kept = x.axis if call.op.keepdims else x.axis - sum(a < x.axis for a in axes)
-        if call.kind == "Sum":
-            x = x.mapped(lambda v: np.where(v == 0, 0.0, UNKNOWN))
-        elif call.kind == "Max" and call.op.initial is not None:
-            x = x.mapped(lambda v: np.maximum(v, float(call.op.initial)))
-        return [x.at(kept)]
-
-    def _axes(self, call: Call) -> list[int]:
-        rank, axis = call.inputs[0].rank, call.op.axis
-        if axis is None:
-            return list(range(rank))
-        axes = [axis] if isinstance(axis, int) else list(axis)
-        return [a % rank for a in axes]
+        return [space.tile(x, self._pixels(call)).mapped(_zero_stays)]
 
     def shadow(self, call: Call, inputs: list, context: ShadowContext) -> list:
         (x,) = inputs
-        axes = self._axes(call)
-        kept = x.axis if call.op.keepdims else x.axis - sum(a < x.axis for a in axes)
-        if call.kind == "Max" and not context.directional:
-            tensor = ops.mean(x.tensor, axis=axes, keepdims=call.op.keepdims)
-        else:
-            tensor = call.op.call(x.tensor)
-        return [Shadow(tensor, kept, x.ids)]
+        return [Shadow(call.op.call(x.tensor), x.axis, np.tile(x.ids, self._pixels(call)))]
+
+
+@register("ops.Unfold")
+class UnfoldRule(Rule):
+    """(B, C, H, W) -> (B, C * pixels of a patch, patches)."""
+
+    def flow(self, call: Call, inputs: list, space: Space) -> list:
+        x = along(space, call, inputs[0], 1)
+        if x is None:
+            return [None]
+        size = call.op.kernel_size
+        pixels = size**2 if isinstance(size, int) else size[0] * size[1]
+        return [space.repeat(x, pixels).mapped(_zero_stays)]
 
 
 @register("ops.Pad")

@@ -209,7 +209,7 @@ class BroadcastRule(Rule):
             return [None]
         shape = list(call.op.shape)
         axis = x.axis + len(shape) - call.inputs[0].rank
-        if len(shape) != call.inputs[0].rank or shape[axis] != len(x):
+        if len(shape) != call.inputs[0].rank or shape[axis] != call.inputs[0].shape[x.axis]:
             if len(shape) != call.inputs[0].rank:
                 reason = "puts an axis in front of the batch"
             else:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import pytest
 from keras import layers, ops
 from rules.harness import FORMATS, conv, dense, image, run_growth_test
@@ -171,11 +172,22 @@ REFUSED = {
         _with_input(lambda xs: layers.Add()([xs[0], layers.Softmax(name="ln")(xs[0])])),
         "Softmax 'ln'",
     ),
-    "with a constant per channel": (
-        _with_input(lambda xs: xs[0] * ops.array([1.0, 2.0, 3.0, 4.0])),
-        "constant of shape (4,)",
+    "with a constant of more axes": (
+        _with_input(lambda xs: ops.mean(xs[0] + np.ones((1, 3, 4), "float32"), axis=1)),
+        "broadcasts the channels to the constant's 3 axes",
     ),
-    "divided by new channels": (_with_input(lambda xs: xs[1] / xs[0]), "divides by channels"),
+    "with a variable of no layer": (
+        _with_input(lambda xs: xs[0] * keras.Variable(np.ones(4))),
+        "belongs to no layer",
+    ),
+    "a power of others": (
+        _with_input(lambda xs: xs[0] ** dense(4, "b")(xs[1])),
+        "to the power of others",
+    ),
+    "chosen from an array": (
+        _with_input(lambda xs: ops.where(xs[0] > 0, xs[0], np.arange(4.0))),
+        "no single numbers",
+    ),
 }
 
 
