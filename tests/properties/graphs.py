@@ -212,7 +212,69 @@ def _spatial_reshape(d: Drawing, x: Any) -> None:
         d.call(layers.Permute((2, 1)), y)
 
 
+def _transposed(d: Drawing, x: Any) -> None:
+    if max(n or 0 for n in x.shape) > 8:
+        return
+    layer = layers.Conv2DTranspose(
+        d.draw(WIDTHS),
+        d.one_of(1, 2),
+        strides=d.one_of(1, 2),
+        padding="same",
+        activation=d.one_of(*ACTIVATIONS),
+        data_format=d.format,
+        name=d.name("transposed"),
+    )
+    d.call(layer, x)
+
+
+def _group_normalization(d: Drawing, x: Any) -> None:
+    channels = x.shape[d.axis]
+    groups = d.draw(st.sampled_from([g for g in range(1, channels + 1) if channels % g == 0]))
+    d.call(layers.GroupNormalization(groups, axis=d.axis), x)
+
+
+def _shuffle(d: Drawing, x: Any) -> None:
+    """ShuffleNet's: the channels of two groups, one from each in turn."""
+    if d.format != "channels_last" or x.shape[-1] % 2:
+        return
+    h, w, c = x.shape[1:]
+    y = d.call(layers.Reshape((h, w, 2, c // 2)), x)
+    d.call(layers.Reshape((h, w, c)), d.call(layers.Permute((1, 2, 4, 3)), y))
+
+
 # --- on sequences ------------------------------------------------------------------------------
+
+
+def _recurrent(d: Drawing, x: Any) -> None:
+    kind = d.one_of(layers.SimpleRNN, layers.GRU, layers.LSTM)
+    layer = kind(d.draw(WIDTHS), return_sequences=d.chance(), name=d.name("recurrent"))
+    if d.one_of(False, False, True):
+        merge = d.one_of("concat", "sum", "ave", "mul")
+        layer = layers.Bidirectional(layer, merge_mode=merge, name=d.name("both_ways"))
+    d.call(layer, x)
+
+
+def _attention(d: Drawing, x: Any) -> None:
+    size = d.draw(st.integers(1, 3))
+    layer = layers.MultiHeadAttention(d.one_of(1, 2), size, name=d.name("attention"))
+    d.call(lambda t: layer(t, t), x, text=f"{layer.name}(2 times)")
+
+
+def _einsum(d: Drawing, x: Any) -> None:
+    letters = "abcdef"[: len(x.shape)]
+    units = d.draw(WIDTHS)
+    layer = layers.EinsumDense(
+        f"{letters},{letters[-1]}z->{letters[:-1]}z",
+        output_shape=(*x.shape[1:-1], units),
+        bias_axes="z" if d.chance() else None,
+        activation=d.one_of(*ACTIVATIONS),
+        name=d.name("einsum"),
+    )
+    d.call(layer, x)
+
+
+def _over_time(d: Drawing, x: Any) -> None:
+    d.call(layers.TimeDistributed(_dense_layer(d, d.draw(WIDTHS)), name=d.name("over_time")), x)
 
 
 def _permute(d: Drawing, x: Any) -> None:
@@ -258,6 +320,43 @@ def _normalization(d: Drawing, x: Any) -> None:
     _one_normalization(d, x)
 
 
+def _across_channels(d: Drawing, x: Any) -> None:
+    axis = d.axis if len(x.shape) == 4 else -1
+    if keras.config.backend() == "torch" and axis == 1:  # Keras fails there on torch
+        return
+    layer = d.one_of(
+        lambda: layers.LayerNormalization(axis=axis, epsilon=0.1),
+        lambda: layers.LayerNormalization(axis=axis, epsilon=0.1, center=False, scale=False),
+        lambda: layers.RMSNormalization(axis=axis, epsilon=0.1),
+        lambda: layers.UnitNormalization(axis=axis),
+    )()
+    d.call(layer, x)
+
+
+def _split(d: Drawing, x: Any) -> None:
+    """Halves of the channels: added, gated, swapped, or one of them alone."""
+    axis = (d.axis if len(x.shape) == 4 else -1) % len(x.shape)
+    if x.shape[axis] % 2:
+        return
+    text, join = d.one_of(
+        ("added", lambda a, b: a + b),
+        ("gated", lambda a, b: a * keras.ops.sigmoid(b)),
+        ("swapped", lambda a, b: keras.ops.concatenate([b, a], axis=axis)),
+        ("first", lambda a, b: a),
+        ("both", lambda a, b: keras.ops.concatenate([a, b, keras.ops.relu(b)], axis=axis)),
+    )
+    d.call(lambda t: join(*keras.ops.split(t, 2, axis=axis)), x, text=f"ops.split[{text}]")
+
+
+def _part(d: Drawing, x: Any) -> None:
+    axis = (d.axis if len(x.shape) == 4 else -1) % len(x.shape)
+    if x.shape[axis] < 2:
+        return
+    part = d.one_of(slice(1, None), slice(None, -1), slice(None, None, 2), slice(0, 2))
+    key = (*[slice(None)] * axis, part)
+    d.call(lambda t: t[key], x, text=f"{key}")
+
+
 def _elementwise(d: Drawing, x: Any) -> None:
     layer = d.one_of(
         lambda: layers.ReLU(negative_slope=0.1),
@@ -267,7 +366,6 @@ def _elementwise(d: Drawing, x: Any) -> None:
         lambda: layers.Dropout(0.2),
         lambda: layers.Rescaling(0.5, offset=d.one_of(0.0, 0.1)),
         lambda: layers.ELU(),
-        lambda: layers.LayerNormalization(),
     )()
     d.call(layer, x)
 
@@ -342,11 +440,12 @@ def _nested(d: Drawing, x: Any) -> None:
 
 
 IMAGE = [_conv, _conv, _conv, _depthwise, _separable, _pool, _squeeze_and_excite, _residual,
-         _spatial_reshape]  # fmt: skip
-SEQUENCE = [_conv, _dense, _dense, _permute, _mean, _residual]
-VECTOR = [_dense, _dense, _dense, _unflatten, _residual]
-ANY = [_normalization, _elementwise, _op, _join_likes, _concatenate, _again, _nested,
-       lambda d, x: d.vector(x)]  # fmt: skip
+         _spatial_reshape, _transposed, _group_normalization, _shuffle]  # fmt: skip
+SEQUENCE = [_conv, _dense, _dense, _permute, _mean, _residual, _recurrent, _attention, _einsum,
+            _over_time]  # fmt: skip
+VECTOR = [_dense, _dense, _dense, _unflatten, _residual, _einsum]
+ANY = [_across_channels, _split, _part, _normalization, _elementwise, _op, _join_likes,
+       _concatenate, _again, _nested, lambda d, x: d.vector(x)]  # fmt: skip
 
 
 def draw_model(draw: Callable, max_steps: int = 8) -> tuple[keras.Model, str]:
