@@ -8,8 +8,12 @@ import keras
 from keras import tree
 
 from keras_grow import _backend, _keras
+from keras_grow.apply.new_variables import extend_optimizer
 from keras_grow.apply.optimizers import optimizers_of
 from keras_grow.graph import graph_of
+
+Made = dict[int, tuple[Any, Any]]  # layers and ops with their copies, by id
+Pairs = dict[int, tuple[Any, Any]]  # variables with their copies, by id
 
 
 def copy_model(model: Any) -> Any:
@@ -20,21 +24,35 @@ def copy_model(model: Any) -> Any:
     """
     graph_of(model)  # refuses what has no graph, with the reason
     _backend.attach_state(model)
-    made: dict[int, Any] = {}
+    made: Made = {}
     clone = _copy_op(model, made)
-    for source, target in zip(model.weights, clone.weights, strict=True):
-        _backend.assign_copy(target, source)
-    seeds = _keras.seed_states(model), _keras.seed_states(clone)
-    for source, target in zip(*seeds, strict=True):
-        _backend.assign_copy(target, source)
-    states = _keras.all_states(model), _keras.all_states(clone)
-    for source, target in zip(*states, strict=True):
+    pairs = _pairs(made)
+    for source, target in pairs.values():
         _backend.assign_copy(target, source)
     for layer in _keras.sublayers(clone):
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()
-    _copy_compilation(model, clone)
+    _copy_compilation(model, clone, pairs)
     return clone
+
+
+def _pairs(made: Made) -> Pairs:
+    """Weights, seeds and other state of the copied layers with their copies.
+
+    By layer: a subclass of Functional may track its layers in another order than its graph, and
+    others besides.
+    """
+    pairs: Pairs = {}
+    for source, target in made.values():
+        if isinstance(source, keras.layers.Layer) and _keras.functional_of(source) is None:
+            for state in (_weights_of, _keras.seed_states, _keras.all_states):
+                both = zip(state(source), state(target), strict=True)
+                pairs.update({id(v): (v, w) for v, w in both})
+    return pairs
+
+
+def _weights_of(layer: Any) -> list:
+    return layer.weights
 
 
 def copy_as_functional(model: Any) -> Any:
@@ -45,7 +63,8 @@ def copy_as_functional(model: Any) -> Any:
     functional: Any = _keras.functional_of(clone)
     functional.name = clone.name
     functional.trainable = clone.trainable
-    _copy_compilation(model, functional)
+    pairs = {id(v): (v, w) for v, w in zip(model.weights, functional.weights, strict=True)}
+    _copy_compilation(model, functional, pairs)
     return functional
 
 
@@ -54,13 +73,13 @@ def copy_layer(layer: Any) -> Any:
     return copy_model(layer) if _keras.functional_of(layer) is not None else _copy_single(layer)
 
 
-def _copy_op(op: Any, made: dict[int, Any]) -> Any:
+def _copy_op(op: Any, made: Made) -> Any:
     if id(op) not in made:
-        made[id(op)] = _make(op, made)
-    return made[id(op)]
+        made[id(op)] = (op, _make(op, made))
+    return made[id(op)][1]
 
 
-def _make(op: Any, made: dict[int, Any]) -> Any:
+def _make(op: Any, made: Made) -> Any:
     if isinstance(op, keras.Sequential) and _keras.functional_of(op) is not None:
         layers = [_copy_op(layer, made) for layer in op.layers]
         (entry,) = _keras.flat_inputs(_keras.functional_of(op))
@@ -113,21 +132,22 @@ def _copy_input(tensor: Any) -> Any:
     )
 
 
-def _copy_compilation(model: Any, clone: Any) -> None:
+def _copy_compilation(model: Any, clone: Any, pairs: Pairs) -> None:
     arguments = _keras.compile_arguments(model)
     if arguments is None:
         return
     copied = {name: tree.map_structure(_fresh, value) for name, value in arguments.items()}
     copied["optimizer"] = _fresh(model.optimizer)
     clone.compile(**copied)
-    sources, targets = optimizers_of(model), [clone.optimizer]
+    sources = optimizers_of(model)
     if not sources:
         return
-    clone.optimizer.build(clone.trainable_variables)
-    targets = optimizers_of(clone)
-    for source, target in zip(sources, targets, strict=True):
+    trained = [pairs.get(id(v), (v, v))[1] for v in _keras.optimizer_variables(sources[-1])]
+    clone.optimizer.build(trained)
+    for source, target in zip(sources, optimizers_of(clone), strict=True):
         for old, new in zip(source.variables, target.variables, strict=True):
             _backend.assign_copy(new, old)
+    extend_optimizer(clone)  # in the order of the copy; without what is not in the graph
 
 
 def _fresh(value: Any) -> Any:

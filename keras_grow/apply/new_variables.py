@@ -30,6 +30,11 @@ def extend_optimizer(model: Any) -> list[Callable[[], None]]:
     while getattr(inner, "inner_optimizer", None) is not None:
         inner = inner.inner_optimizer
     known = _keras.optimizer_variables(inner)
+    # What was frozen after training keeps its slots: it may be thawed again.
+    wanted = {id(v) for v in [*trained, *known]}
+    frozen = {id(v) for v in known} - {id(v) for v in trained}
+    if frozen:
+        trained = [v for v in model.variables if id(v) in wanted]
     if len(known) == len(trained) and all(a is b for a, b in zip(known, trained, strict=True)):
         return []
     if _keras.inner_optimizers(inner):

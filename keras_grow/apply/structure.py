@@ -6,6 +6,7 @@ rewired, and every functional in memory which holds one of them is brought up to
 built on the same tensors compute what they computed.
 """
 
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -233,6 +234,11 @@ def _into(inner: Place) -> Place:
     return outer if used else Place(inner.path, inner.op, outer.functional, outer.owner, [])
 
 
+def _saves_its_graph(model: Any) -> bool:
+    functional = _keras.functional_of(model)
+    return functional is not model or _keras.functional_class(model) is type(model)
+
+
 class Rewiring:
     """Changes the graph of a live model step by step; `finish` makes it valid, `undo` drops it.
 
@@ -326,6 +332,14 @@ class Rewiring:
             self._undo.extend(extend_optimizer(user))
         self._early_stopping(users)
         self._refresh(users)
+        for user in (m for m in users if not _saves_its_graph(m)):
+            warnings.warn(
+                f"Model '{user.name}' is saved by the arguments of its constructor "
+                f"({type(user).__name__}), so a saved file will not hold the new layers. Surgery "
+                "that makes a copy (without the trailing underscore) gives a plain functional "
+                "model, whose file does.",
+                stacklevel=2,
+            )
 
     def undo(self) -> None:
         """Puts everything back as it was."""

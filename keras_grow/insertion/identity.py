@@ -136,7 +136,7 @@ class Block:
 
     def _why(self, call: Call, wanted: str) -> str:
         what = "the identity" if wanted == "identity" else "zero"
-        function = getattr(call.op, "activation", None)
+        function: Any = getattr(call.op, "activation", None)
         name = activations.name_of(activations.plain(function))
         low, high = self.interval
         if function is not None and wanted == "identity" and name != "linear":
@@ -333,7 +333,7 @@ def _depthwise_delta(op: Any, shape: tuple) -> np.ndarray | None:
     if taps is None:
         return None
     kernel = np.zeros(shape)
-    kernel[(*taps, slice(None), 0)] = 1.0
+    kernel[..., 0][taps] = 1.0
     return kernel
 
 

@@ -132,7 +132,7 @@ def _convolutions(
 
 
 def _axis(
-    n: int | None, m: int | None, sizes: tuple[int, ...], paddings: tuple[str, str]
+    n: int | None, m: int | None, sizes: tuple[int, ...], paddings: tuple[str, ...]
 ) -> tuple[int, int] | None:
     """Kernel size and stride along one axis; the smallest stride that gives the size `m`."""
     if n is None or m is None:

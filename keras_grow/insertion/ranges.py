@@ -67,11 +67,11 @@ _OPS: dict[str, Callable[[Interval], Interval]] = {
 }
 
 
-def _names(*names: str) -> tuple[type, ...]:
+def _names(*names: str) -> Any:
     return tuple(getattr(layers, n) for n in names if hasattr(layers, n))
 
 
-def _ranked(*names: str) -> tuple[type, ...]:
+def _ranked(*names: str) -> Any:
     return _names(*(f"{name}{rank}D" for name in names for rank in (1, 2, 3)))
 
 

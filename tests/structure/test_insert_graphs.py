@@ -263,9 +263,13 @@ def test_a_subclass_of_functional_keeps_what_it_tracks(tmp_path):
     randomize(model)
     x = inputs_of(model)
     before, paths = predict(model, x), [v.path for v in model.weights]
-    kg.insert_(model, layers.Dense(6, activation="relu", name="new"), after="backbone/stem")
-    kg.insert_(model, layers.Dense(2, name="last"), after="head")
+    with pytest.warns(UserWarning, match=r"saved by the arguments of its constructor \(Task\)"):
+        kg.insert_(model, layers.Dense(6, activation="relu", name="new"), after="backbone/stem")
+    with pytest.warns(UserWarning, match="a saved file will not hold the new layers"):
+        kg.insert_(model, layers.Dense(2, name="last"), after="head")
     same(model, x, before)
+    copy = kg.insert(model, layers.Dense(2, name="another"), after="head")
+    same(saves(copy, tmp_path, x), x, before)
     now = [v.path for v in model.weights]
     assert [p for p in now if not p.startswith(("new", "last"))] == paths
     assert len(now) == len(paths) + 4

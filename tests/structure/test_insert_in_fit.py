@@ -168,3 +168,18 @@ def test_early_stopping_restores_the_best_weights():
     np.testing.assert_array_equal(
         keras.ops.convert_to_numpy(model.get_layer("new").kernel), np.eye(4)
     )
+
+
+def test_frozen_layers_keep_their_slots():
+    data = points(BATCH * STEPS)
+    model = compiled(net(), optimizers.SGD(0.02, momentum=0.9))
+    model.fit(*data, batch_size=BATCH, verbose=0)
+    slot = model.optimizer.momentums[0]
+    model.get_layer("a").trainable = False
+    kg.insert_(model, new_dense(), after="a")
+    copy = kg.insert(model, layers.Dense(4), after="a")
+    assert model.optimizer.momentums[0] is slot
+    assert len(model.optimizer.momentums) == len(model.trainable_variables) + 2
+    np.testing.assert_array_equal(*numpy_of([copy.optimizer.momentums[0], slot]))
+    model.get_layer("a").trainable = True
+    model.train_on_batch(data[0][:BATCH], data[1][:BATCH])
