@@ -268,7 +268,7 @@ class BidirectionalRule(Recurrent):
         elif ends and len(ends[0]) != len(ends[1]):
             space.refuse(call, ends, "has two directions of different widths")
         elif ends:
-            out = self._merge(call, *ends, space)
+            out = self._merge(call, ends[0], ends[1], space)
             last = call.outputs[0].rank - 1
             shift = int(layer.return_sequences)
             out = [None if c is None else c.at(min(c.axis + shift, last)) for c in out]

@@ -164,8 +164,10 @@ class Wrapper(Rule):
         steps = 1.0
         for d in inputs[0][1 : 1 + self.dropped]:
             steps *= d or 1
-        shapes = [[(s[0], *s[1 + self.dropped :]) for s in side] for side in (inputs, outputs)]
-        return steps * rule.cost(inner, *shapes, weights)
+        seen_in, seen_out = (
+            [(s[0], *s[1 + self.dropped :]) for s in side] for side in (inputs, outputs)
+        )
+        return steps * rule.cost(inner, seen_in, seen_out, weights)
 
 
 @register(keras.layers.TimeDistributed)

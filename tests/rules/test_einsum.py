@@ -76,6 +76,24 @@ CASES: dict[str, tuple[Callable[[], keras.Model], dict[str, int]]] = {
         lambda: chain((4, 3), dense(5, "p"), einsum("abc,c->abc", (4, 5), "a", "c"), dense(2, "b")),
         {"p": 7},
     ),
+    "centred before a layer normalisation": (
+        lambda: chain(
+            (4, 3),
+            einsum("abc,dc->abd", (4, 5), "a", "d"),
+            layers.LayerNormalization(),
+            dense(2, "b"),
+        ),
+        {"a": 7},
+    ),
+    "a shared bias before a layer normalisation": (
+        lambda: chain(
+            (4, 3),
+            einsum("abc,cd->abd", (4, 5), "a", "b"),
+            layers.LayerNormalization(),
+            dense(2, "b"),
+        ),
+        {"a": 7},
+    ),
     "a bias that new channels share": (
         lambda: chain((4, 3), einsum("abc,cd->abd", (4, 5), "a", "b"), dense(2, "b")),
         {"a": 7},

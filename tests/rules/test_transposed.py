@@ -34,6 +34,9 @@ CASES: dict[str, Callable[[], keras.Model]] = {
         image(2), transposed(2, 4, "a", 3, strides=2, output_padding=1), conv(2, 2, "b")
     ),
     "3d": lambda: chain(image(3), transposed(3, 4, "a", strides=2), conv(3, 2, "b")),
+    "centred before a layer normalisation": lambda: chain(
+        image(2), transposed(2, 4, "a"), layers.LayerNormalization(), conv(2, 2, "b")
+    ),
     "sigmoid": lambda: chain(
         image(2), transposed(2, 4, "a", activation="sigmoid"), layers.Flatten(), dense(2, "b")
     ),
