@@ -26,6 +26,8 @@ _COMMANDS = {
     "inspect": ("keras_grow.tools.commands.inspect", "Show where a saved model can grow."),
     "plan": ("keras_grow.tools.commands.plan", "Show what widening would change."),
     "widen": ("keras_grow.tools.commands.widen", "Make layers of a saved model wider."),
+    "insert": ("keras_grow.tools.commands.insert", "Insert a layer as the identity."),
+    "bridge": ("keras_grow.tools.commands.bridge", "Grow a new hidden layer between two layers."),
     "verify": ("keras_grow.tools.commands.verify", "Do two saved models compute the same?"),
     "diff": ("keras_grow.tools.commands.diff", "Show what is different between two saved models."),
 }

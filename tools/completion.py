@@ -56,3 +56,15 @@ def complete_layers(ctx: click.Context, incomplete: str, wide: bool) -> list[Com
         for name, width in layers.items()
         if name.startswith(incomplete) and (width is not None or not wide)
     ]
+
+
+class LayerName(click.ParamType):
+    """A layer's name, ``outer/inner`` inside a nested model."""
+
+    name = "LAYER"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """All layers of MODEL."""
+        return complete_layers(ctx, incomplete, wide=False)

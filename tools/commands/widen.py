@@ -9,9 +9,18 @@ import click
 from click.shell_completion import CompletionItem
 
 from keras_grow.tools.completion import complete_layers
-from keras_grow.tools.errors import ANSWER_IS_NO, EXIT_CODES_HELP
-from keras_grow.tools.modelfile import check_output, load_model, save_model
-from keras_grow.tools.options import MODEL_FILE, common_options, model_options, start_backend, trust
+from keras_grow.tools.errors import EXIT_CODES_HELP
+from keras_grow.tools.modelfile import check_output
+from keras_grow.tools.options import MODEL_FILE, common_options, model_options, start_backend
+from keras_grow.tools.surgery import (
+    data_options,
+    load_for_surgery,
+    output_options,
+    print_outcome,
+    print_wider_layers,
+    read_data,
+    save_if_same,
+)
 
 
 class LayerWidth(click.ParamType):
@@ -61,6 +70,7 @@ def no_repeats(
 Examples:
   keras-grow widen model.keras conv_1=96 -o wider.keras
   keras-grow widen model.keras conv_1=96 block/dense=256 -o wider.keras --seed 1
+  keras-grow widen model.keras conv_1=96 -o wider.keras --method gradmax --data batch.npz
   keras-grow widen model.keras conv_1=96 -o model.keras --force
 
 {EXIT_CODES_HELP}"""
@@ -71,23 +81,21 @@ Examples:
     callback=no_repeats,
 )  # fmt: skip
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="OUT",
-    help="Where to save the wider model; must end in .keras.",
-)  # fmt: skip
-@click.option(
     "--method", default="random", show_default=True,
-    help="How the new channels' weights are chosen.",
+    help="How the new channels' weights are chosen; gradmax needs --data.",
 )  # fmt: skip
+@data_options
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True,
     help="Seed of the new weights.",
 )  # fmt: skip
-@click.option("--force", is_flag=True, help="Replace OUT if it exists.")
+@output_options
 @model_options
 @common_options
 def command(
-    model: Path, widths: dict[str, int], output: Path, method: str, seed: int, force: bool
-) -> None:
+    model: Path, widths: dict[str, int], method: str, data: Path | None, loss: str | None,
+    seed: int, output: Path, force: bool,
+) -> None:  # fmt: skip
     """Widen layers of the model in the file MODEL and save the result as OUT.
 
     WIDTH is the layer's new width (units of a Dense, filters of a convolution). Layers that are
@@ -97,52 +105,12 @@ def command(
     lists the layers and their widths.
     """
     check_output(output, force)
+    batch = read_data(data)
     start_backend()
-    before = load_model(model, compile=True, trust=trust())
+    before = load_for_surgery(model, loss)
     import keras_grow as kg
 
-    after = kg.widen(before, widths, method=method, seed=seed)
-    report = kg.verify(before, after, seed=seed)
-    if not report.preserved:
-        click.echo(
-            f"The wider model does not compute what {model} does: the outputs differ by up to "
-            f"{report.max_deviation:.2e}, on outputs of scale {report.scale:.2e}. "
-            "Nothing was written.",
-            err=True,
-        )
-        raise click.exceptions.Exit(ANSWER_IS_NO)
-    save_model(after, output, force)
-    _print_changes(before, after, report, output)
-
-
-def _print_changes(before: Any, after: Any, report: Any, output: Path) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    import keras_grow as kg
-    from keras_grow.tools.console import count, make_console
-
-    console = make_console()
-    widths_before = {site.name: site.width for site in kg.sites(before)}
-    table = Table(title="Widened", title_justify="left", pad_edge=False)
-    table.add_column("layers", overflow="fold")
-    table.add_column("width", justify="right", no_wrap=True)
-    table.add_column("read by", overflow="fold")
-    for site in kg.sites(after):
-        old = widths_before.get(site.name)
-        if old is not None and old != site.width:
-            table.add_row(
-                Text("\n".join(site.producers)),
-                f"{old} -> {site.width}",
-                Text("\n".join(site.consumers)),
-            )
-    console.print(table)
-    console.print(
-        f"parameters {count(before.count_params())} -> {count(after.count_params())}, "
-        f"FLOPs for one sample {count(kg.flops(before))} -> {count(kg.flops(after))}"
-    )
-    console.print(
-        f"outputs on random inputs differ by at most {report.max_deviation:.2e}, on outputs of "
-        f"scale {report.scale:.2e}: the same function"
-    )
-    console.print(Text(f"saved as {output}"), soft_wrap=True)
+    after = kg.widen(before, widths, method=method, data=batch, seed=seed)
+    report = save_if_same(before, after, model, output, force, seed)
+    print_wider_layers(before, after)
+    print_outcome(before, after, report, output)

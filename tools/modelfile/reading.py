@@ -107,7 +107,8 @@ def load_model(path: Path, compile: bool = False, trust: Trust | None = None) ->
             _warn_of_training(path, f"could not be restored and are left out ({_cause(error)})")
         else:
             if compile and checked.lost:
-                _warn_of_training(path, f"were restored without {' and without '.join(checked.lost)}", True)
+                lost = " and without ".join(checked.lost)
+                _warn_of_training(path, f"were restored without {lost}", restored=True)
     import keras
 
     if not isinstance(model, keras.Model):
