@@ -812,6 +812,21 @@ def call_arguments(node: Any) -> dict[str, Any]:
     return dict(bound.arguments)
 
 
+def input_names(node: Any) -> list[str]:
+    """By which argument each tensor enters a layer's call, in the order in which they enter."""
+    args, kwargs = node_arguments(node)
+    names = list(inspect.signature(node.operation.call).parameters)
+
+    def marked(name: str, value: Any) -> Any:
+        return tree.map_structure(
+            lambda t: name if isinstance(t, keras.KerasTensor) else None, value
+        )
+
+    positional = tuple(marked(name, value) for name, value in zip(names, args, strict=False))
+    rest = {name: marked(name, value) for name, value in kwargs.items()}
+    return [name for name in tree.flatten((positional, rest)) if name is not None]
+
+
 def projections(layer: Any) -> dict[str, Any]:
     """The EinsumDense layers inside an attention layer, by what they make."""
     found = {"query": layer._query_dense, "key": layer._key_dense, "value": layer._value_dense}
