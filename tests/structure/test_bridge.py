@@ -14,7 +14,7 @@ from fit.harness import (
 )
 from growth.autodiff import gradient_by
 from keras import layers
-from rules.harness import FORMATS, describe, inputs_of, predict, randomize
+from rules.harness import describe, inputs_of, predict, randomize
 
 import keras_grow as kg
 from keras_grow import _keras
@@ -127,23 +127,34 @@ def inputs_for(model):
     return keras.ops.convert_to_numpy(inputs_of(model, samples=16))
 
 
-@pytest.mark.parametrize("name", MODELS)
+# Compiling takes long, and the paths are the same on all backends.
+ON_ALL = {"dense", "conv strides", "pooled to dense", "sequences"}
+
+
+def on_all(names, chosen):
+    """Those not chosen run on PyTorch alone."""
+    torch = pytest.mark.backend("torch")
+    return [pytest.param(n, marks=() if n in chosen else torch) for n in names]
+
+
+@pytest.mark.parametrize("name", on_all(MODELS, ON_ALL))
 def test_paths(name, tmp_path):
     after = "in" if name == "dense from the input" else "a"
     check(MODELS[name](), tmp_path, after=after, seed=0)
 
 
-@pytest.mark.skipif(len(FORMATS) == 1, reason="the backend knows channels_last only")
+@pytest.mark.backend("torch")
 def test_channels_first(tmp_path):
     model = maps(conv(5, 3), lambda o: layers.MaxPooling2D(2, **o), data_format="channels_first")
     check(model, tmp_path, seed=0)
 
 
-@pytest.mark.parametrize("activation", ["relu", "sigmoid", "tanh"])
+@pytest.mark.parametrize("activation", on_all(["relu", "sigmoid", "tanh"], ["sigmoid"]))
 def test_random(activation, tmp_path):
     check(mlp(), tmp_path, method="random", activation=activation, seed=1)
 
 
+@pytest.mark.backend("torch")
 def test_activations_of_the_consumer(tmp_path):
     for activation in (None, "softmax", layers.LeakyReLU(0.1)):
         check(mlp(activation), tmp_path, method="random", seed=1)

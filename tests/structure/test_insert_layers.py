@@ -100,7 +100,17 @@ ON_VECTORS = {
 }
 
 
-@pytest.mark.parametrize("name", ON_VECTORS)
+# Compiling takes long; each of these has something of its own on every backend.
+ON_ALL = {"dense relu", "batch norm", "prelu", "dropout", "chain", "conv", "separable", "depthwise"}
+
+
+def on_all(names):
+    """Those not in `ON_ALL` run on PyTorch alone."""
+    torch = pytest.mark.backend("torch")
+    return [pytest.param(n, marks=() if n in ON_ALL else torch) for n in names]
+
+
+@pytest.mark.parametrize("name", on_all(ON_VECTORS))
 def test_on_vectors(name, tmp_path):
     check(mlp(), ON_VECTORS[name](), tmp_path, after="a")
 
@@ -120,7 +130,7 @@ ON_IMAGES = {
 
 
 @pytest.mark.parametrize("data_format", FORMATS)
-@pytest.mark.parametrize("name", ON_IMAGES)
+@pytest.mark.parametrize("name", on_all(ON_IMAGES))
 def test_on_images(name, data_format, tmp_path):
     model = image(data_format=data_format)
     check(model, ON_IMAGES[name](data_format), tmp_path, after="a")
@@ -202,6 +212,7 @@ KNOWN = {
 }
 
 
+@pytest.mark.backend("torch")
 @pytest.mark.parametrize("name", KNOWN)
 def test_relu_behind_values_known_not_to_be_negative(name, tmp_path):
     inputs = keras.Input((4, 4, 3))
