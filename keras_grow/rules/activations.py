@@ -354,7 +354,7 @@ class Singular(Rule):
 
 
 register_instance(Singular("is infinite"), "ops.Log", "ops.Log2", "ops.Log10", "ops.Reciprocal")
-register_instance(Singular("is infinite"), "ops.Rsqrt", "ops.Logdet")
+register_instance(Singular("is infinite"), "ops.Rsqrt")
 register_instance(Singular("has no value"), "ops.Arccosh")
 register_instance(Singular("jumps"), "ops.Sign", "ops.Signbit", "ops.Floor", "ops.Ceil")
 register_instance(Singular("has an infinite slope"), "ops.Sqrt", "ops.Cbrt")

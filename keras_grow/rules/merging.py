@@ -337,7 +337,7 @@ class Quotient(Join):
         return Shadow(x.tensor / ops.cast(other, x.tensor.dtype), x.axis, x.ids)
 
 
-register_instance(Quotient(np.divide, fill=1.0), "ops.Divide", "ops.TrueDivide")
+register_instance(Quotient(np.divide, fill=1.0), "ops.Divide", "ops.TrueDivide", "ops.DivideNoNan")
 
 
 class Remainder(Quotient):
@@ -380,10 +380,8 @@ class Power(Join):
             space.activation(call, x)
 
     def check_parts(self, call: Call, values: list, space: Space) -> None:
-        for x in values:
-            if x is not None:
-                reason = "raises channels to the power of others, which has no slope at 0"
-                space.require(call, x, lambda v: ~(v == 0), reason)
+        reason = "raises channels to the power of others, which has no slope at 0 nor below"
+        space.refuse(call, values, reason)
 
 
 register_instance(Power(np.power, fill=1.0), "ops.Power")
