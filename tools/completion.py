@@ -11,6 +11,7 @@ from click.shell_completion import CompletionItem
 
 from keras_grow.tools.errors import InputError
 from keras_grow.tools.modelfile import read_config
+from keras_grow.tools.modelfile.kinds import H5_SUFFIXES, KERAS_SUFFIX
 
 #: Settings that say how wide a layer is, by which layers with a width are known.
 _WIDTHS = ("filters", "units", "output_dim")
@@ -45,6 +46,10 @@ def complete_layers(ctx: click.Context, incomplete: str, wide: bool) -> list[Com
         wide: only those with a width, followed by ``=``, with the present width as the help.
     """
     path = ctx.params.get("model")
+    if path is None:
+        # Where an option's value is completed, click has not sorted out the arguments yet.
+        endings = (KERAS_SUFFIX, *H5_SUFFIXES)
+        path = next((one for one in ctx.args if str(one).endswith(endings)), None)
     if path is None:
         return []
     try:
