@@ -66,11 +66,7 @@ class AttentionRule(Rule):
     def _arguments(self, call: Call, inputs: list, space: Space) -> dict[str, Channels | None]:
         """Channels of query, value and key; masks may have none."""
         found: dict[str, Channels | None] = {}
-        for name, tensor in _keras.call_arguments(call.node).items():
-            if not isinstance(tensor, keras.KerasTensor):
-                continue
-            ref = call.scope[id(tensor)]
-            x = inputs[call.inputs.index(ref)]
+        for name, x, ref in zip(_keras.input_names(call.node), inputs, call.inputs, strict=True):
             if name in ("query", "value", "key"):
                 found[name] = along(space, call, x, ref.rank - 1)
             elif x is not None:
@@ -115,12 +111,7 @@ class AttentionRule(Rule):
         weights: Callable[[Any], tuple],
     ) -> float:
         projections = _keras.projections(call.op)
-        arguments = _keras.call_arguments(call.node)
-        shapes = {
-            name: inputs[call.inputs.index(call.scope[id(arguments[name])])]
-            for name in ("query", "key", "value")
-            if name in arguments and arguments[name] is not None
-        }
+        shapes = dict(zip(_keras.input_names(call.node), inputs, strict=True))
         shapes.setdefault("key", shapes["value"])
         targets, sources = (_positions(shapes[name]) for name in ("query", "value"))
         total = 0.0

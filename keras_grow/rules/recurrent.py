@@ -12,7 +12,6 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import tree
 
 from keras_grow import _keras
 from keras_grow.graph import Call
@@ -163,13 +162,9 @@ class Recurrent(Rule):
         """Channels of the sequence and, if there are any, of the initial states."""
         if len(inputs) == 1:  # inside a TimeDistributed it has another name
             return along(space, call, inputs[0], axis + 1), None
-        arguments = _keras.call_arguments(call.node)
         found: dict[str, list[Channels | None]] = {}
-        for name, value in arguments.items():
-            tensors = [t for t in tree.flatten(value) if isinstance(t, keras.KerasTensor)]
-            if tensors:
-                refs = [call.scope[id(t)] for t in tensors]
-                found[name] = [inputs[call.inputs.index(ref)] for ref in refs]
+        for name, channels in zip(_keras.input_names(call.node), inputs, strict=True):
+            found.setdefault(name, []).append(channels)
         (x,) = found.pop("sequences")
         states = found.pop("initial_state", None)
         for name, others in found.items():

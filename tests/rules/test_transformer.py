@@ -102,3 +102,33 @@ def test_grows_twice_while_it_trains() -> None:
     model.fit(x, y, epochs=5, batch_size=16, verbose=0)
     losses.append(float(model.evaluate(x, y, verbose=0)))
     assert losses == sorted(losses, reverse=True), losses
+
+
+@pytest.mark.skipif(not ALL, reason="compiles every shape")
+@pytest.mark.parametrize("order", ["pre", "post"])
+def test_grows_inside_fit(order: str) -> None:
+    """All of it, twice; the callback undoes and raises where outputs change."""
+    keras.utils.set_random_seed(0)
+    model = encoder(order, blocks=1)
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    x, y = data(32)
+    callback = kg.GrowthCallback(
+        (x, y),
+        method="random",
+        schedule=kg.schedules.Every(2, times=2),
+        selector=kg.selectors.All(amount=1),
+        on_failure="raise",
+    )
+    model.fit(x, y, epochs=3, batch_size=16, verbose=0, callbacks=[callback])
+    assert len(callback.events) == 2
+    assert all(event.flops_after > event.flops_before for event in callback.events)
+    attention = model.get_layer("attention_0")
+    assert (attention.num_heads, attention.key_dim, attention.value_dim) == (4, 5, 5)
+
+
+@pytest.mark.skipif(not ALL, reason="compiles every shape")
+def test_gradmax_widens_the_mlp() -> None:
+    model = encoder(blocks=1)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    wider = kg.widen(model, {"up_0": 8}, method="gradmax", data=data(32), seed=0)
+    assert kg.verify(model, wider, data(8)[0])
