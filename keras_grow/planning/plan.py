@@ -275,6 +275,7 @@ class _Drafting:
         self.edits: dict[tuple, Edit] = {}
         self.calls: dict[tuple, Call] = {}
         self.setters: dict[tuple[int, str], tuple[Any, Callable[[], None]]] = {}
+        self.sized: dict[tuple[int, str], Channels] = {}
         self.rewrites: dict[int, tuple[Any, Callable[[np.ndarray], Any]]] = {}
         self.apart: dict[int, tuple[Call, Channels]] = {}
         self.pads: dict[tuple[int, int], tuple[Call, int, Channels]] = {}
@@ -610,6 +611,9 @@ class _Drafting:
         if outermost is not None:  # its attributes may change as well: they are noted first
             layer = outermost.model
             self.setters.setdefault((id(layer), ""), (layer, lambda: None))
+        known = self.sized.setdefault((id(call.op), key), channels)
+        if known.axis != channels.axis or not np.array_equal(known.labels, channels.labels):
+            self.refuse(call, [channels], "is shared, and its calls would need different growth")
         self.setters[id(call.op), key] = (call.op, setter)
 
     def activation(self, call: Call, channels: Channels) -> None:

@@ -348,15 +348,19 @@ class Atlas:
         from keras_grow.planning.plan import make_plan
 
         forms, why, dead = [], "", False
-        for form in site.forms:
+        for form in ("inverse", "outgoing"):
+            site.forms = (form,)
             try:
                 plan = make_plan(self, {site: site.granularity}, {site: form})
             except RefusedError as error:
-                why = why or self._explained(site, error)
-            else:
-                if plan.sites[0].form == form:
-                    forms.append(form)
-                    dead = bool(plan.activations)
+                why = self._explained(site, error)
+                continue
+            if form == "outgoing":
+                reads = plan.sites[0].reads
+                if forms and reads and not any(read.free for read in reads):
+                    continue  # new channels would have no free weight at all
+                dead = bool(plan.activations)
+            forms.insert(0, form)
         if not forms:
             return why
         if not site.readers:

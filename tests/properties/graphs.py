@@ -77,7 +77,8 @@ class Drawing:
 
     def step(self) -> None:
         """One more layer, on any tensor so far."""
-        x = self.draw(st.sampled_from(self.tensors[-4:]))
+        usual = [t for t in self.tensors if len(t.shape) <= 4]
+        x = self.draw(st.sampled_from(usual[-4:]))
         steps = {4: IMAGE, 3: SEQUENCE, 2: VECTOR}[len(x.shape)]
         self.draw(st.sampled_from([*steps, *ANY]))(self, x)
 
@@ -92,6 +93,8 @@ class Drawing:
         if len(x.shape) == 3:
             kinds = [layers.Flatten, layers.GlobalAveragePooling1D, layers.GlobalMaxPooling1D]
             return self.call(self.draw(st.sampled_from(kinds))(), x)
+        if len(x.shape) > 4:
+            return self.call(layers.Flatten(), x)
         kind = self.one_of(layers.Flatten, layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D)
         return self.call(kind(data_format=self.format), x)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import pytest
@@ -140,3 +141,16 @@ def test_refused(name: str) -> None:
     with pytest.raises(kg.GrowthError) as caught:
         kg.widen(model, {"a": 6})
     assert message in str(caught.value)
+
+
+def test_a_shared_reshape_that_would_need_two_shapes_is_refused() -> None:
+    x = keras.Input((3, 2))
+    halves = layers.Reshape((3, 2, 2), name="halves")
+
+    def shuffled(t: Any) -> Any:
+        return layers.Reshape((3, 4))(layers.Permute((1, 3, 2))(halves(t)))
+
+    first = halves(shuffled(dense(4, "a")(x)))
+    model = keras.Model(x, dense(2, "b")(layers.Flatten()(first)))
+    (refusal,) = [r for r in kg.sites(model, refused=True) if r.producer == "a"]
+    assert "'halves' is shared" in refusal.reason
