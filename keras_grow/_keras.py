@@ -200,8 +200,7 @@ def build_shapes(layer: Any) -> dict | None:
 
 
 def set_build_shapes(layer: Any, shapes: dict | None) -> None:
-    with tracking.DotNotTrackScope():
-        layer._build_shapes_dict = shapes
+    vars(layer)["_build_shapes_dict"] = shapes  # on TensorFlow an assignment would wrap it
 
 
 def auto_config(op: Any) -> Any:
