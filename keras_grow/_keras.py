@@ -20,7 +20,6 @@ from keras.src.layers.rnn.conv_lstm import ConvLSTMCell
 from keras.src.models.functional import Functional, functional_like_constructor
 from keras.src.ops.function import Function, map_graph
 from keras.src.saving.serialization_lib import SafeModeScope
-from keras.src.utils import tracking
 
 __all__ = ["CustomScaleLayer", "LayerScale", "StatelessScope", "StochasticDepth"]
 
