@@ -395,8 +395,7 @@ class Atlas:
             if (
                 site.name in site.producers
                 and not any(p.path == site.name and p.width == site.width for p, _ in site.members)
-                or names.count(site.name) > 1
-            ):  # parts of layers: tell which
+            ) or names.count(site.name) > 1:  # parts of layers: tell which
                 positions = site.members[0][1][:, 0]
                 site.name += f"[{positions[0]}:{positions[-1] + 1}]"
 

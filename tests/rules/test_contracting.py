@@ -8,9 +8,12 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from keras.src.ops.numpy import Einsum
 from rules.harness import dense, run_growth_test
 
 import keras_grow as kg
+from keras_grow.graph import graph_of
+from keras_grow.rules.contracting import EinsumOpRule, Equation
 
 LENGTH = 6
 
@@ -74,11 +77,24 @@ def test_channels_pass(name: str, tmp_path: Path) -> None:
     run_growth_test(model, {"a": 6}, tmp_path)
 
 
-def test_einsum_with_an_ellipsis(tmp_path: Path) -> None:
-    """Of a single tensor: of several, Keras gets the shapes wrong."""
-    x = keras.Input((LENGTH, 5), batch_size=4)
-    y = ops.swapaxes(ops.einsum("...tc -> ...ct", _wide(x, "a")), 1, 2)
-    run_growth_test(keras.Model(x, dense(2, "out")(y)), {"a": 6}, tmp_path)
+@pytest.mark.parametrize(
+    ("given", "operands"),
+    [
+        ("...ts,...sc->...tc", 2),
+        ("...tc", 1),
+        ("c...a", 1),
+    ],
+)
+def test_an_ellipsis_stands_for_letters(given: str, operands: int) -> None:
+    """Asked of the rule alone: Keras gets the shapes of most such results wrong."""
+    x = keras.Input((LENGTH, LENGTH), batch_size=2)
+    y = Einsum(given).symbolic_call(*[x] * operands)
+    (call,) = graph_of(keras.Model(x, y)).calls
+    equation = EinsumOpRule().equation(call)
+    assert isinstance(equation, Equation)
+    array = np.arange(2.0 * LENGTH**2).reshape(2, LENGTH, LENGTH)
+    mine = np.einsum(",".join(equation.operands) + "->" + equation.output, *[array] * operands)
+    np.testing.assert_array_equal(mine, np.einsum(given, *[array] * operands))
 
 
 def _scores(q: Any, k: Any) -> Any:

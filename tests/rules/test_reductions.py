@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from rules.harness import chain, conv, dense, image, run_growth_test
+from rules.harness import as_array, chain, conv, dense, image, run_growth_test
 
 import keras_grow as kg
 
@@ -85,6 +85,24 @@ def test_a_sum_alone_can_be_all_that_channels_are_for(tmp_path: Path) -> None:
     wider = kg.widen(model, {"a": 6})
     assert kg.verify(model, wider)
     assert wider.get_layer("a").units == 6
+
+
+def test_a_sum_added_to_all_channels_leaves_no_weight_free() -> None:
+    """The new channels start as the sum of the others, read by zeros, and learn from there."""
+    x = keras.Input((5,))
+    h = dense(4, "a")(x)
+    model = keras.Model(x, dense(2, "b")(h + ops.sum(h, axis=-1, keepdims=True)))
+    wider = kg.widen(model, {"a": 6}, seed=0)
+    assert kg.verify(model, wider)
+    kernels = [wider.get_layer(n).kernel for n in "ab"]
+    before = [as_array(k) for k in kernels]
+    assert not before[0][:, 4:].any()
+    assert not before[1][4:].any()
+    wider.compile(keras.optimizers.SGD(0.1), "mse")
+    data = np.random.default_rng(0).standard_normal((8, 7)).astype("float32")
+    wider.fit(data[:, :5], data[:, 5:], verbose=0)
+    assert (np.abs(as_array(kernels[0])[:, 4:]).max(axis=0) > 0).all()
+    assert (np.abs(as_array(kernels[1])[4:]).max(axis=1) > 0).all()
 
 
 REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
