@@ -14,6 +14,7 @@ import keras_grow as kg
 
 KINDS = {"SimpleRNN": layers.SimpleRNN, "GRU": layers.GRU, "LSTM": layers.LSTM}
 STEPS = (4, 3)
+slow = pytest.mark.skipif(not ALL, reason="compiles every shape")
 
 
 def between(layer: Any, *after: Any) -> keras.Model:
@@ -162,6 +163,7 @@ def test_stacked_cells(tmp_path: Path) -> None:
     run_growth_test(between(stacked()), widths, tmp_path)
 
 
+@slow
 def test_stacked_states(tmp_path: Path) -> None:
     inputs = keras.Input(STEPS)
     outputs = keras.tree.flatten(stacked(return_state=True)(inputs))
@@ -220,6 +222,7 @@ def test_bidirectional_states(tmp_path: Path) -> None:
     run_growth_test(model, {"b": 5}, tmp_path)
 
 
+@slow
 def test_bidirectional_of_a_backward_layer_of_its_own(tmp_path: Path) -> None:
     """Any two kinds go together if they are as wide."""
     back = layers.SimpleRNN(3, go_backwards=True)
@@ -235,6 +238,7 @@ def test_bidirectional_of_two_widths_is_refused() -> None:
     assert [s.name for s in kg.sites(model)] == ["p"]
 
 
+@slow
 def test_bidirectional_convolutions(tmp_path: Path) -> None:
     inner = layers.ConvLSTM1D(3, 2, padding="same", return_sequences=True)
     model = chain((3, 4, 2), dense(3, "p"), layers.Bidirectional(inner, name="a"), dense(2, "o"))
@@ -260,6 +264,17 @@ def test_flops(kind: str) -> None:
 
     assert kg.flops(model) == expected(3)
     assert kg.plan(model, {"a": 5}).added_flops == expected(5) - expected(3)
+
+
+def test_flops_of_both_directions() -> None:
+    model = between(layers.Bidirectional(layers.SimpleRNN(3), name="a"))
+    assert kg.flops(model) == 2 * (4 * 3 * 4 + 2 * 4 * 3 * (4 + 3) + 6 * 2)
+    assert kg.plan(model, {"a": 4}).added_flops == 2 * (2 * 4 * (4 * 8 - 3 * 7) + 2 * 2)
+
+
+def test_flops_of_convolutions() -> None:
+    model = chain((3, 5, 2), layers.ConvLSTM1D(4, 2, padding="same", name="a"), dense(2, "o"))
+    assert kg.flops(model) == 2 * (3 * 5 * 2 * 4 * 4 * (2 + 4) + 5 * 4 * 2)
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="the same on all backends")
