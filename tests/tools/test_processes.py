@@ -34,14 +34,14 @@ def test_help_is_quick_and_imports_no_keras(process):
     result = process("-c", program)
     seconds = time.perf_counter() - start
     assert result.returncode == 0, result.stderr
-    for text in ("demo", "inspect", "widen", "verify", "Exit codes", "Examples"):
+    for text in ("demo", "inspect", "widen", "bridge", "diff", "Exit codes", "Examples"):
         assert text in result.stdout
     assert result.stdout.rstrip().endswith("set()")
     assert seconds < 3
 
 
 def test_every_command_has_examples_and_exit_codes_in_its_help(run):
-    for command in ("demo", "inspect", "widen", "verify"):
+    for command in ("demo", "inspect", "plan", "widen", "insert", "bridge", "verify", "diff"):
         result = run(command, "--help")
         assert result.exit_code == 0
         assert f"  keras-grow {command} " in result.stdout or command == "demo"

@@ -271,7 +271,8 @@ def _demand(model: Any) -> tuple[int, str, str | None]:
     waiting, tensor = [model], None
     while waiting and tensor is None:
         parent = waiting.pop()
-        for layer in getattr(parent, "operations", None) or getattr(parent, "layers", ()):
+        inside: Any = getattr(parent, "operations", None) or getattr(parent, "layers", ())
+        for layer in inside:
             waiting.append(layer)
             try:
                 outputs = keras.tree.flatten(layer.output)
