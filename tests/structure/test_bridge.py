@@ -342,6 +342,29 @@ def test_in_fit(slopes):
         assert model.get_layer("a_b_bridge").activation is keras.activations.relu
 
 
+SIZES = [
+    # From, to, the consumer's kernel; then kernels, strides and paddings.
+    ((28,), (28,), (3,), (3, 1, "same", "same")),
+    ((28,), (14,), (3,), (3, 2, "same", "same")),
+    ((28,), (26,), (3,), (3, 1, "same", "valid")),
+    ((28,), (24,), (3,), (3, 1, "valid", "valid")),
+    ((28,), (13,), (3,), (3, 2, "valid", "same")),
+    ((32,), (28,), (5,), (5, 1, "same", "valid")),
+    ((32,), (24,), (5,), (5, 1, "valid", "valid")),
+    ((None,), (None,), (3,), (3, 1, "same", "same")),
+]
+
+
+@pytest.mark.parametrize(("start", "end", "kernel", "expected"), SIZES)
+def test_strides_and_paddings(start, end, kernel, expected):
+    from keras_grow.insertion.paths import _convolutions
+
+    first, second = _convolutions(start, end, kernel)
+    size, stride, one, two = expected
+    assert first == {"kernel_size": (size,), "strides": (stride,), "padding": one}
+    assert second == {"kernel_size": (size,), "padding": two}
+
+
 ERRORS = [
     ({"after": "b", "before": "a"}, "would make a cycle"),
     ({"after": "b", "before": "b"}, "would make a cycle"),

@@ -233,6 +233,12 @@ def test_relu_behind_values_known_not_to_be_negative(name, tmp_path):
         kg.insert(model, layers.ReLU(max_value=top / 0.8 + 0.1), after="flat")
 
 
+@pytest.mark.parametrize("activation", ["tanh", "leaky_relu", "gelu", "elu"])
+def test_relu_behind_values_that_may_be_negative(activation):
+    with pytest.raises(kg.GrowthError, match="applies 'relu'"):
+        kg.insert(mlp(activation), layers.Dense(6, activation="relu"), after="a")
+
+
 REFUSED = {
     "relu behind linear": (
         lambda: layers.Dense(6, activation="relu"), None, "applies 'relu', and .*no activation"),
