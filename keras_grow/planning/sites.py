@@ -357,7 +357,7 @@ class Atlas:
                 continue
             if form == "outgoing":
                 reads = plan.sites[0].reads
-                if forms and reads and not any(read.free for read in reads):
+                if reads and not any(read.free for read in reads):
                     continue  # new channels would have no free weight at all
                 dead = bool(plan.activations)
             forms.insert(0, form)
