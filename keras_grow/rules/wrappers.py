@@ -11,6 +11,7 @@ import numpy as np
 from keras_grow import _keras
 from keras_grow.graph import Call, Ref
 from keras_grow.rules.base import UNKNOWN, Channels, Rule, Space, Weight, find, register
+from keras_grow.rules.weighted import ConvRule, DenseRule
 
 
 class _Tensor:
@@ -189,6 +190,14 @@ class _Spectral(_Inside):
         unknown = channels.mapped(lambda v: np.full_like(v, UNKNOWN))
         self.space.read(self.outer, variable, axis, unknown, groups)
 
+    def carry(self, call: Call, variable: Any, axis: int, channels: Channels, fill: Any) -> None:
+        self.refuse(
+            call,
+            [channels],
+            "divides its kernel by the largest singular value in training, which the new channels' "
+            "own kernels would change",
+        )
+
     def produce(self, call: Call, weights: Any, *args: Any, **kwargs: Any) -> Channels | None:
         weights = [*weights, (self.outer.op.vector_u, 1)]
         made = super().produce(call, weights, *args, **kwargs)
@@ -214,7 +223,7 @@ class SpectralRule(Wrapper):
     """
 
     def knows(self, rule: Rule) -> bool:
-        return type(rule).__name__ in ("DenseRule", "ConvRule", "EmbeddingRule")
+        return type(rule) in (DenseRule, ConvRule)
 
     def space(self, space: Space, call: Call) -> Any:
         return _Spectral(space, call, 0)

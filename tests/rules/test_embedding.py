@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import pytest
 from keras import layers
-from rules.harness import chain, dense, run_growth_test
+from rules.harness import ALL, chain, dense, run_growth_test
 
 import keras_grow as kg
 
@@ -80,3 +80,11 @@ def test_a_tied_table_whose_other_end_cannot_grow_is_refused() -> None:
 def test_flops() -> None:
     model = language_model(False, [dense(4, "o")])
     assert kg.flops(model) == 2 * 6 * (4 * 4 + 4 * 5)
+
+
+@pytest.mark.skipif(not ALL, reason="the same on all backends")
+def test_lora_is_refused() -> None:
+    model = tokens(layers.Embedding(5, 4, name="a"), dense(2, "b"))
+    model.get_layer("a").enable_lora(1)
+    with pytest.raises(kg.GrowthError, match="LoRA"):
+        kg.widen(model, {"a": 6})

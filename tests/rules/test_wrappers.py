@@ -137,6 +137,12 @@ def test_spectral_normalization_between_two_is_refused() -> None:
     assert [s.name for s in kg.sites(model)] == ["b"]
 
 
+def test_spectral_normalization_of_a_depthwise_convolution_is_refused() -> None:
+    inner = layers.Conv2D(4, 2, groups=4)
+    model = chain(image(2), conv(2, 4, "a"), spectral(inner, "b"), conv(2, 2, "c"))
+    assert "own kernels would change" in refusals(model)["a"]
+
+
 def test_spectral_normalization_of_another_layer_is_refused() -> None:
     model = chain(
         image(2), conv(2, 4, "a"), spectral(layers.Conv2DTranspose(2, 2), "b"), conv(2, 2, "c")
