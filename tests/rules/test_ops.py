@@ -43,6 +43,7 @@ ON_IMAGES: dict[str, Callable[[Any], Any]] = {
     "max_pool": lambda x: ops.max_pool(x, 2, strides=2, padding="same"),
     "average_pool": lambda x: ops.average_pool(x, 2, strides=1),
     "pad": lambda x: ops.pad(x, ((0, 0), (1, 0), (0, 2), (0, 0))),
+    "pad the channels": lambda x: ops.pad(x, ((0, 0), (0, 0), (0, 0), (1, 2))),
     "pad with a number": lambda x: ops.pad(
         x, ((0, 0), (1, 0), (0, 2), (0, 0)), constant_values=0.5
     ),
@@ -91,10 +92,6 @@ REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
         "reduces over the channel axis",
     ),
     "sum over the batch": (lambda x: ops.sum(x, axis=0), "reduces over the batch axis"),
-    "padding of the channels": (
-        lambda x: ops.pad(x, ((0, 0), (0, 0), (0, 0), (1, 0))),
-        "pads the channel axis itself",
-    ),
     "reflecting": (
         lambda x: ops.pad(x, ((0, 0), (1, 0), (0, 0), (0, 0)), mode="reflect"),
         "not with a constant",
