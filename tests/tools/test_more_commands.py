@@ -71,6 +71,22 @@ def test_plan_prints_every_edit_and_the_cost(run, good, tmp_path, snapshot):
     assert snapshot(good) == before
 
 
+def test_one_branch_alone(run, good, tmp_path):
+    out = tmp_path / "alone.keras"
+    assert (
+        "is padded with zeros to 6" in run("plan", good / "net.keras", "stem=6", "--alone").output
+    )
+    result = run("widen", good / "net.keras", "stem=6", "--alone", "-o", out)
+    assert result.exit_code == 0, result.output
+    wider = keras.models.load_model(out)
+    assert [wider.get_layer(name).filters for name in ("stem", "body")] == [6, 4]
+
+
+@pytest.mark.parametrize("widths", [["head=3"], ["stem=2"], ["nothing=3"]])
+def test_plan_alone_refuses_too(run, good, widths):
+    assert run("plan", good / "net.keras", *widths, "--alone").exit_code == 2
+
+
 @pytest.mark.parametrize("widths", [["inner=2"], ["head=9"], ["nowhere=9"]])
 def test_plan_refuses_what_widen_refuses(run, good, widths):
     fails(run("plan", good / "net.keras", *widths), widths[0].partition("=")[0])

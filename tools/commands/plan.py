@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from keras_grow.tools.commands.widen import LayerWidth, no_repeats
+from keras_grow.tools.commands.widen import LayerWidth, alone_option, no_repeats
 from keras_grow.tools.errors import EXIT_CODES_HELP
 from keras_grow.tools.modelfile import load_model
 from keras_grow.tools.options import MODEL_FILE, common_options, model_options, start_backend, trust
@@ -31,9 +31,10 @@ Examples:
     help="Which weights of the new channels are zero: those that make them (outgoing), or those "
     "that read them (inverse).",
 )  # fmt: skip
+@alone_option
 @model_options
 @common_options
-def command(model: Path, widths: dict[str, int], form: str) -> None:
+def command(model: Path, widths: dict[str, int], form: str, alone: bool) -> None:
     """Show what widening layers of the model in the file MODEL would change.
 
     Every weight that would get a new shape is listed with what its new entries would hold, and
@@ -44,7 +45,7 @@ def command(model: Path, widths: dict[str, int], form: str) -> None:
     import keras_grow as kg
     from keras_grow.tools.console import count
 
-    plan = kg.plan(before, widths, form=form)
+    plan = kg.plan(before, widths, form=form, alone=alone)
     click.echo(str(plan))
     parameters, flops = before.count_params(), kg.flops(before)
     click.echo(

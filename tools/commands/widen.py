@@ -64,6 +64,13 @@ def no_repeats(
     return widths
 
 
+alone_option = click.option(
+    "--alone", is_flag=True,
+    help="Widen only the named layers, not those that an addition ties to them: these are padded "
+    "with zeros.",
+)  # fmt: skip
+
+
 @click.command(
     epilog=f"""\
 \b
@@ -85,6 +92,7 @@ Examples:
     help="How the new channels' weights are chosen; gradmax needs --data.",
 )  # fmt: skip
 @data_options
+@alone_option
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True,
     help="Seed of the new weights.",
@@ -94,7 +102,7 @@ Examples:
 @common_options
 def command(
     model: Path, widths: dict[str, int], method: str, data: Path | None, loss: str | None,
-    seed: int, output: Path, force: bool,
+    alone: bool, seed: int, output: Path, force: bool,
 ) -> None:  # fmt: skip
     """Widen layers of the model in the file MODEL and save the result as OUT.
 
@@ -110,7 +118,7 @@ def command(
     before = load_for_surgery(model, loss)
     import keras_grow as kg
 
-    after = kg.widen(before, widths, method=method, data=batch, seed=seed)
+    after = kg.widen(before, widths, method=method, data=batch, seed=seed, alone=alone)
     report = save_if_same(before, after, model, output, force, seed)
     print_wider_layers(before, after)
     print_outcome(before, after, report, output)
