@@ -94,7 +94,7 @@ def widen(
     """
     amounts_of(survey(model, _alone(widths, alone)), widths)  # fail before copying anything
     clone = copy_model(model)
-    _grow_model(clone, widths, method, data, seed, form, alone, None)
+    _grow_model(clone, widths, method, data, seed, form, alone, None, disposable=True)
     return clone
 
 
@@ -134,6 +134,7 @@ def _grow_model(
     form: str,
     alone: bool,
     slopes: Slopes | None,
+    disposable: bool = False,
 ) -> Growth:
     chosen = methods.get(method)
     if seed is not None:
@@ -145,7 +146,7 @@ def _grow_model(
         batch = GrowthData(data, batch_size=512, seed=seed or 0).batch(0, atlas.graph)
     rng = np.random.default_rng(seed)
     outputs = Outputs(atlas.graph)
-    return GrowthStep(atlas, amounts, chosen, rng, batch, slopes, outputs, form).run()
+    return GrowthStep(atlas, amounts, chosen, rng, batch, slopes, outputs, form, disposable).run()
 
 
 def _alone(widths: Mapping[str, int], alone: bool) -> Iterable[str]:

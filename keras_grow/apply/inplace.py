@@ -34,12 +34,14 @@ class Surgery:
         fan_out, fan_in: by edit, pairs of positions along the grown axis and new weights, as
             `grown_value` takes them. What is left out is zero.
         seed: of new weights that may hold anything.
+        disposable: the model is given up if something fails: nothing is kept to undo it with.
     """
 
     plan: Plan
     fan_out: Fans = field(default_factory=dict)
     fan_in: Fans = field(default_factory=dict)
     seed: int = 0
+    disposable: bool = False
     _undo: list[Callable[[], None]] = field(default_factory=list, repr=False)
 
     def apply(self) -> None:
@@ -109,6 +111,11 @@ class Surgery:
         values: dict[int, np.ndarray] = {}
         changing = {key: own[0].variable for key, own in edits.items()}
         changing |= {key: variable for key, (variable, _) in self.plan.rewrites.items()}
+        if not optimizers.optimizers_of(model):  # one after another: less memory
+            for key, variable in changing.items():
+                old = _backend.to_numpy(variable)
+                self._give(variable, self._grown_value(variable, old, edits.get(key, [])))
+            return
         for key, variable in changing.items():
             old = _backend.to_numpy(variable)
             values[key] = self._grown_value(variable, old, edits.get(key, []))
@@ -121,11 +128,15 @@ class Surgery:
             # Runs last when undoing, after the variables are back.
             self._undo.append(partial(_keras.set_optimizer_keys, optimizer, own_keys))
         for variable, value in changes:
-            before = _keras.variable_state(variable)
-            self._undo.append(partial(_keras.restore_variable, variable, before))
-            _keras.reinitialize(variable, value)
+            self._give(variable, value)
         for optimizer, before_keys in zip(active, keys, strict=True):
             _keras.set_optimizer_keys(optimizer, _keras.optimizer_keys(optimizer), before_keys)
+
+    def _give(self, variable: Any, value: np.ndarray) -> None:
+        if not self.disposable:
+            before = _keras.variable_state(variable)
+            self._undo.append(partial(_keras.restore_variable, variable, before))
+        _keras.reinitialize(variable, value)
 
     def _sizes(self) -> None:
         for producer, size in self.plan.sizes:

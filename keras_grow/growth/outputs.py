@@ -100,6 +100,20 @@ class Outputs:
         return [_backend.to_numpy(y) for y in tree.flatten(self._call(x))]
 
 
+def rounded(inputs: Any) -> Any:
+    """The inputs with every float moved by one unit in the last place, up or down."""
+    rng = np.random.default_rng(0)
+
+    def one(x: Any) -> Any:
+        values = _backend.to_numpy(x)
+        if values.dtype.kind != "f":
+            return x
+        unit = np.finfo(values.dtype).eps * rng.choice([-1.0, 1.0], values.shape)
+        return keras.ops.convert_to_tensor(values * (1 + unit), x.dtype)
+
+    return tree.map_structure(one, inputs)
+
+
 def random_inputs(model: Any, seed: int, samples: int = 8) -> Any:
     """Standard normal inputs (integers for integer inputs) in the model's own structure."""
     rng = np.random.default_rng(seed)

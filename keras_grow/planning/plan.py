@@ -142,6 +142,7 @@ class Plan:
             input, channels it then carries).
         activations: calls that may give the new channels, which pass them at zero, no gradient.
         states: channels by tensor, with the values of new entries at growth.
+        passed: labels of the channels that pass each of `activations`, by id of its layer or op.
     """
 
     atlas: Atlas
@@ -154,6 +155,7 @@ class Plan:
     pads: list[tuple[Call, int, Channels]]
     activations: dict[int, Call]
     states: dict[Ref, Channels]
+    passed: dict[int, list[np.ndarray]] = field(default_factory=dict, repr=False)
 
     @property
     def sizes(self) -> list[tuple[Producer, int]]:
@@ -164,6 +166,11 @@ class Plan:
                 size = len(slot.edit.labels) // slot.edit.copies
                 found[id(slot.producer)] = (slot.producer, size)
         return list(found.values())
+
+    def passing(self, call: Call) -> list[Site]:
+        """The sites whose new channels pass one of `activations`."""
+        labels = np.concatenate(self.passed[id(call.op)])
+        return [s.site for s in self.sites if np.isin(-1 - s.ids, labels).any()]
 
     def new_shapes(self) -> dict[int, tuple[Any, tuple]]:
         """Variables that change, with their new shapes, by id."""
@@ -280,6 +287,7 @@ class _Drafting:
         self.apart: dict[int, tuple[Call, Channels]] = {}
         self.pads: dict[tuple[int, int], tuple[Call, int, Channels]] = {}
         self.activations: dict[int, Call] = {}
+        self.passed: dict[int, list[np.ndarray]] = {}
         self.made: dict[tuple[int, str], tuple[np.ndarray, np.ndarray]] = {}
         self.sites = []
         start = 0
@@ -322,6 +330,7 @@ class _Drafting:
             list(self.pads.values()),
             self.activations,
             states,
+            self.passed,
         )
 
     def _slots(self, site: SitePlan) -> None:
@@ -619,6 +628,7 @@ class _Drafting:
     def activation(self, call: Call, channels: Channels) -> None:
         if ((channels.labels < 0) & (channels.values == 0)).any():
             self.activations[id(call.op)] = call
+            self.passed.setdefault(id(call.op), []).append(channels.labels)
 
     def refuse(self, call: Call, channels: Sequence[Channels | None], reason: str) -> None:
         raise RefusedError(f"{call!r} {reason}.", call)

@@ -737,6 +737,9 @@ def insertions(positions: np.ndarray, added: int, groups: int) -> list[tuple[int
     """
     width = len(positions)
     last = np.arange(width // groups - 1, width, width // groups)
+    if positions.shape[1] == 1:
+        after = np.repeat(positions[last, 0], added // groups)
+        return list(zip(after.tolist(), range(added), strict=True))
     places = []
     for i, channel in enumerate(np.repeat(last, added // groups).tolist()):
         own = positions[channel]
