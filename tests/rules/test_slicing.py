@@ -55,6 +55,8 @@ PARTS: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("name", PARTS)
 def test_parts(name: str, tmp_path: Path) -> None:
+    if name == "rot90" and keras.config.backend() == "jax":
+        pytest.skip("Keras loads the axes as a list, which JAX does not take")
     run_growth_test(_in_the_middle(PARTS[name]), {"a": 6}, tmp_path)
 
 
