@@ -347,7 +347,8 @@ class Atlas:
         """Narrows down the forms of a site for which a plan can be made; why there is none."""
         from keras_grow.planning.plan import make_plan
 
-        forms, why, dead = [], "", False
+        forms: list[str] = []
+        why, dead = "", False
         for form in ("inverse", "outgoing"):
             site.forms = (form,)
             try:

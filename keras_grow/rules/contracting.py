@@ -203,7 +203,7 @@ class MatmulRule(OfTwo):
         if min(first, second) < 2:
             return _summed(first, second, [(first - 1, max(second - 2, 0))])
         stack = LETTERS[: max(first, second) - 2]
-        m, k, n = LETTERS[-3:]
+        m, k, n = "X", "Y", "Z"
         one = stack[len(stack) - (first - 2) :] + m + k
         two = stack[len(stack) - (second - 2) :] + k + n
         return Equation([one, two], stack + m + n)

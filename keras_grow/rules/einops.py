@@ -44,9 +44,9 @@ class Pattern:
         given = set(lengths)
         for names, size in zip(source[1:], call.inputs[0].shape[1:], strict=True):
             for name in names:
-                others = [lengths.get(n) for n in names if n != name]
-                if name not in lengths and None not in others and size is not None:
-                    lengths[name] = size // math.prod(others)
+                others = [n for n in names if n != name]
+                if name not in lengths and set(others) <= set(lengths) and size is not None:
+                    lengths[name] = size // math.prod(lengths[n] for n in others)
         return cls(source, target, lengths, given)
 
     @property

@@ -455,10 +455,9 @@ for _name, _compare in {
     "LessEqual": np.less_equal, "Equal": np.equal, "NotEqual": np.not_equal,
 }.items():  # fmt: skip
     register_instance(Comparison(_compare), f"ops.{_name}")
-for _name, _compare in {
-    "LogicalAnd": np.logical_and, "LogicalOr": np.logical_or, "LogicalXor": np.logical_xor,
-}.items():  # fmt: skip
-    register_instance(Logical(_compare), f"ops.{_name}")
+register_instance(Logical(np.logical_and), "ops.LogicalAnd")
+register_instance(Logical(np.logical_or), "ops.LogicalOr")
+register_instance(Logical(np.logical_xor), "ops.LogicalXor")
 
 
 class Where(Join):

@@ -420,7 +420,7 @@ class RepeatRule(Rule):
         (x,) = inputs
         tensor, ids = call.op.call(x.tensor), x.ids
         if call.op.axis % call.inputs[0].rank == x.axis:
-            ids = np.repeat(ids, self._times(call))
+            ids = np.repeat(ids, self._times(call) or 1)
         return [Shadow(tensor, x.axis, ids)]
 
 

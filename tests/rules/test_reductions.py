@@ -100,7 +100,7 @@ def test_a_sum_added_to_all_channels_leaves_no_weight_free() -> None:
     x = keras.Input((5,))
     h = dense(4, "a")(x)
     model = keras.Model(x, dense(2, "b")(h + ops.sum(h, axis=-1, keepdims=True)))
-    with pytest.raises(kg.GrowthError, match="where new ones would not be 0. Path: a -> sum"):
+    with pytest.raises(kg.GrowthError, match=r"where new ones would not be 0\. Path: a -> sum"):
         kg.widen(model, {"a": 6})
 
 
