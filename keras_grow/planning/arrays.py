@@ -19,7 +19,15 @@ def take(value: np.ndarray, axis: int, labels: np.ndarray, fill: float = 0.0) ->
         (*value.shape[:axis], len(labels), *value.shape[axis + 1 :]), fill, value.dtype
     )
     old = np.flatnonzero(labels >= 0)
-    result[(*index, old)] = np.take(value, labels[old], axis=axis)
+    # Run by run: indexing by slices is several times faster than by numbers.
+    breaks = np.flatnonzero((np.diff(old) != 1) | (np.diff(labels[old]) != 1)) + 1
+    if len(breaks) > 8:
+        result[(*index, old)] = np.take(value, labels[old], axis=axis)
+        return result
+    for run in np.split(old, breaks):
+        if len(run):
+            there, source = slice(run[0], run[-1] + 1), labels[run[0]]
+            result[(*index, there)] = value[(*index, slice(source, source + len(run)))]
     return result
 
 
