@@ -65,7 +65,9 @@ def run(
         record = _measure(entry, backend, floatx, singles, timeout)
         record["seconds_in_all"] = time.perf_counter() - start
         with path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+            # The line before may have been cut short.
+            cut = file.tell() and not path.read_text().endswith("\n")
+            file.write("\n" * bool(cut) + json.dumps(record) + "\n")
         say("    " + summary(record))
 
 
