@@ -37,7 +37,7 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.register_profile(
-    "explore", hypothesis.settings.get_profile("ci"), derandomize=False, max_examples=500
+    "explore", hypothesis.settings.get_profile("ci"), derandomize=False, max_examples=3400
 )
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 

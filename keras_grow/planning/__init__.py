@@ -3,7 +3,8 @@
 Pure NumPy: nothing here reads or changes a weight.
 """
 
-from keras_grow.planning.plan import Edit, Plan, ReadSlot, SitePlan, WriteSlot, make_plan
+from keras_grow.planning.drafting import make_plan
+from keras_grow.planning.plan import Edit, Plan, ReadSlot, SitePlan, WriteSlot
 from keras_grow.planning.sites import Atlas, Refusal, Site, survey
 
 __all__ = [

@@ -2,64 +2,24 @@
 
 Channels that an Add or a shared layer forces to be alike are tied; the connected groups are the
 classes of channels that can only grow together. A site is a run of classes with the same
-producers.
+producers and consumers.
 """
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from keras_grow import _keras
 from keras_grow.errors import GrowthError, RefusedError, nearest
-from keras_grow.graph import Call, Graph, Ref, graph_of
-from keras_grow.planning.centring import writers_of
-from keras_grow.rules import Channels, Weight, flow, has_rule, rule_for
-
-
-@dataclass(eq=False)
-class Producer:
-    """A layer that makes channels: which weights hold their fan-in, along which axis.
-
-    Attributes:
-        part: which of several kinds of channels the layer makes ("" where there is one).
-        size: the attribute of the layer that holds their number; `resize` stands in for it.
-        start: identity of the first channel.
-    """
-
-    call: Call
-    weights: list[Weight]
-    size: str
-    groups: int
-    start: int
-    width: int
-    part: str = ""
-    resize: Callable[[int], None] | None = None
-
-    @property
-    def path(self) -> str:
-        return f"{self.call.path}.{self.part}" if self.part else self.call.path
-
-    @property
-    def key(self) -> tuple[int, str]:
-        return id(self.call.op), self.part
-
-
-@dataclass(eq=False)
-class Reader:
-    """A kernel axis that reads channels. `ids` are their identities, one per entry."""
-
-    call: Call
-    variable: Any
-    axis: int
-    groups: int
-    ids: np.ndarray
+from keras_grow.graph import Call, Graph, graph_of
+from keras_grow.planning.labels import Alike, rows_of, runs_of
+from keras_grow.planning.search import Producer, Reader, Search
+from keras_grow.rules import has_rule
 
 
 @dataclass(frozen=True)
@@ -103,7 +63,7 @@ class Site:
 
     @cached_property
     def _cost(self) -> tuple[float, float]:
-        from keras_grow.planning.plan import make_plan
+        from keras_grow.planning.drafting import make_plan
 
         plan = make_plan(self.atlas, {self: self.granularity})
         return (
@@ -136,11 +96,11 @@ class Atlas:
     def __init__(self, graph: Graph, alone: frozenset[str] = frozenset()) -> None:
         self.graph = graph
         self.alone = alone
-        self.producers: dict[tuple[int, str], Producer] = {}
-        self.readers: dict[tuple, Reader] = {}
-        self.axes: dict[Ref, int] = {}
-        self._search = _Search(self)
+        self._search = Search(graph, alone)
         self._search.run()
+        self.producers = self._search.producers
+        self.readers = self._search.readers
+        self.axes = self._search.axes
         self.component = self._search.components()
         self.sites = self._sites()
 
@@ -254,7 +214,7 @@ class Atlas:
         producers = list(self.producers.values())
         readers = list(self.readers.values())
         # Channels of one site are made by the same layers and read by the same layers.
-        alike = _Alike(len(self.component))
+        alike = Alike(len(self.component))
         for producer in producers:
             alike.split(self.classes_of(producer))
         for reader in readers:
@@ -294,7 +254,7 @@ class Atlas:
             members.append((producer, positions))
         runs = [1]
         for reader in readers:
-            count = _runs(self.component[reader.ids], classes, reader.groups)
+            count = runs_of(self.component[reader.ids], classes, reader.groups)
             if count is None:
                 give_up(
                     f"{reader.call!r} reads it in groups={reader.groups} together with channels "
@@ -303,7 +263,7 @@ class Atlas:
                 return None
             runs.append(count)
         for producer in producers:
-            count = _runs(self.classes_of(producer), classes, producer.groups)
+            count = runs_of(self.classes_of(producer), classes, producer.groups)
             if count is None:
                 give_up(f"it has groups={producer.groups} and only part of it could grow.")
                 return None
@@ -345,7 +305,7 @@ class Atlas:
 
     def _try(self, site: Site) -> str | None:
         """Narrows down the forms of a site for which a plan can be made; why there is none."""
-        from keras_grow.planning.plan import make_plan
+        from keras_grow.planning.drafting import make_plan
 
         forms: list[str] = []
         why, dead = "", False
@@ -365,7 +325,7 @@ class Atlas:
         if not forms:
             return why
         if not site.readers:
-            if not self._search.required(site.classes):
+            if not self._search.required(site.classes, self.component):
                 return "no layer reads the channels that it makes."
             if "outgoing" not in forms or dead:
                 return (
@@ -399,389 +359,6 @@ class Atlas:
             ) or names.count(site.name) > 1:  # parts of layers: tell which
                 positions = site.members[0][1][:, 0]
                 site.name += f"[{positions[0]}:{positions[-1] + 1}]"
-
-
-class _Alike:
-    """Tells classes apart by the layers which they were shown with, and how often in each."""
-
-    def __init__(self, count: int) -> None:
-        self.group = np.zeros(count, dtype=np.int64)
-        self.count = 1
-
-    def split(self, classes: np.ndarray) -> None:
-        """These classes, with multiplicity, belong to one more layer."""
-        found, times = np.unique(classes, return_counts=True)
-        key = self.group[found] * (int(times.max(initial=0)) + 1) + times
-        kinds, place = np.unique(key, return_inverse=True)
-        self.group[found] = self.count + place
-        self.count += len(kinds)
-
-    def groups(self, classes: np.ndarray) -> list[int]:
-        """The groups among these classes, in the order in which they appear."""
-        return list(dict.fromkeys(self.group[classes].tolist()))
-
-    def members(self, group: int, classes: np.ndarray) -> np.ndarray:
-        """Those of `classes` that are in the group, each once."""
-        own = classes[self.group[classes] == group]
-        _, first = np.unique(own, return_index=True)
-        return own[np.sort(first)]
-
-
-class _Search:
-    """The `Space` in which labels are identities; ties and dead ends are noted."""
-
-    FIXED = 0  # identity of all channels that no layer produces
-
-    def __init__(self, atlas: Atlas) -> None:
-        self.atlas = atlas
-        self.count = 1
-        self.pairs: list[tuple[np.ndarray, np.ndarray]] = []
-        self.blocked: list[tuple[np.ndarray, Call | None, str]] = [
-            (np.array([self.FIXED]), None, "it is joined with channels that no layer produces.")
-        ]
-        self.seen: dict[tuple, tuple[np.ndarray, int]] = {}
-        self.block_sizes: list[tuple[np.ndarray, int]] = []
-        self.doubtful: list[np.ndarray] = []  # whether these can grow, only a plan can tell
-        self.needs: list[np.ndarray] = []
-
-    def run(self) -> None:
-        graph = self.atlas.graph
-        env: dict[Ref, Channels | None] = dict.fromkeys(graph.inputs)
-        for call in graph.calls:
-            outputs = flow(call, [env[r] for r in call.inputs], self)
-            env.update(zip(call.outputs, outputs, strict=True))
-        self.atlas.axes = {ref: c.axis for ref, c in env.items() if c is not None}
-        self._sharing(env)
-        for ref in graph.outputs:
-            channels = env[ref]
-            if channels is not None:
-                reason = "makes an output of the model, whose width its users rely on"
-                self.blocked.insert(1, (channels.labels, ref.maker, reason))
-
-    def _sharing(self, env: dict[Ref, Channels | None]) -> None:
-        """Shared layers and nested models: what enters at one call must enter at all."""
-        calls: dict[tuple[int, str], int] = {}
-        for call in self.atlas.graph.calls:
-            key = id(call.op), rule_for(call.op).mode(call)
-            calls[key] = calls.get(key, 0) + 1
-        for (op, mode, *_), (labels, times) in self.seen.items():
-            if times != calls[op, mode]:
-                call = next(c for c in self.atlas.graph.calls if id(c.op) == op)
-                reason = "is shared and is also called on a tensor whose channels cannot grow"
-                self.blocked.append((labels, call, reason))
-        for container in self.atlas.graph.containers:
-            for position in range(len(container.entries[0])):
-                entering = [env[refs[position]] for refs in container.entries]
-                known = [c for c in entering if c is not None]
-                for c in known:
-                    if len(known) < len(entering):
-                        reason = (
-                            f"the nested model '{container.path}' reads it and is also called on "
-                            "a tensor whose channels cannot grow."
-                        )
-                        self.blocked.append((c.labels, None, reason))
-                    elif len(c) == len(known[0]) and c.axis == known[0].axis:
-                        self.pairs.append((known[0].labels, c.labels))
-
-    def components(self) -> np.ndarray:
-        """The class of every identity."""
-        a = np.concatenate([p for p, _ in self.pairs]) if self.pairs else np.zeros(0, int)
-        b = np.concatenate([q for _, q in self.pairs]) if self.pairs else np.zeros(0, int)
-        links = coo_matrix((np.ones(len(a), bool), (a, b)), shape=(self.count, self.count))
-        return connected_components(links, directed=False)[1]
-
-    def blocked_components(self, component: np.ndarray) -> set[int]:
-        ids = np.concatenate([ids for ids, _, _ in self.blocked])
-        return set(np.unique(component[ids]).tolist())
-
-    # --- Space ---------------------------------------------------------------------------------
-
-    def _once(self, key: tuple, labels: np.ndarray, call: Call) -> bool:
-        """Whether this is the first call; a later call of a shared layer ties its channels."""
-        op, *rest = key
-        key = op, rule_for(call.op).mode(call), *rest
-        if key not in self.seen:
-            self.seen[key] = (labels, 1)
-            return True
-        first, times = self.seen[key]
-        self.seen[key] = (first, times + 1)
-        if len(first) == len(labels):
-            self.pairs.append((first, labels))
-        else:
-            reason = "is shared between tensors with different numbers of channels"
-            self.blocked += [(first, call, reason), (labels, call, reason)]
-        return False
-
-    def read(
-        self, call: Call, variable: Any, axis: int, channels: Channels, groups: int = 1
-    ) -> None:
-        key = (id(call.op), "read", id(variable), axis)
-        if self._once(key, channels.labels, call):
-            self.atlas.readers[id(variable), axis] = Reader(
-                call, variable, axis, groups, channels.labels
-            )
-
-    def carry(self, call: Call, variable: Any, axis: int, channels: Channels, fill: Any) -> None:
-        self._once((id(call.op), "carry", id(variable), axis), channels.labels, call)
-
-    def produce(
-        self,
-        call: Call,
-        weights: Sequence[tuple[Any, int] | Weight],
-        size: str,
-        axis: int,
-        groups: int = 1,
-        part: str = "",
-        width: int | None = None,
-        resize: Callable[[int], None] | None = None,
-    ) -> Channels | None:
-        known = self.atlas.producers.get((id(call.op), part))
-        if known is None:
-            if width is None:
-                width = int(getattr(call.op, size))
-            listed = [w if isinstance(w, Weight) else Weight(*w) for w in weights]
-            known = Producer(call, listed, size, groups, self.count, width, part, resize)
-            self.atlas.producers[known.key] = known
-            self.count += width
-        return Channels.of(axis, np.arange(known.start, known.start + known.width))
-
-    def repeat(self, channels: Channels, times: int) -> Channels:
-        return Channels.of(channels.axis, np.repeat(channels.labels, times))
-
-    def tile(self, channels: Channels, times: int) -> Channels:
-        return Channels.of(channels.axis, np.tile(channels.labels, times))
-
-    def slice(
-        self, call: Call, channels: Channels, start: int, stop: int
-    ) -> tuple[Channels | None, int, int]:
-        self.doubtful.append(channels.labels)
-        part = channels.labels[start:stop]
-        if not len(part):
-            return None, start, stop
-        firm = stop < len(channels)
-        return Channels(channels.axis, part, np.zeros(len(part)), firm), start, stop
-
-    def blocks(self, call: Call, channels: Channels, size: int) -> None:
-        if size > 1:
-            self.block_sizes.append((channels.labels, size))
-
-    def normalize(self, call: Call, channels: Channels) -> bool:
-        return writers_of(self.atlas.graph, call, channels.axis) is not None
-
-    def rewrite(self, call: Call, variable: Any, function: Callable[[np.ndarray], Any]) -> None:
-        pass
-
-    def join(self, call: Call, parts: Sequence[Channels]) -> Channels:
-        if rule_for(call.op).adds(call):  # what grows alone leaves its partners as they are
-            parts = [p for p in parts if self._alone(p)] or parts
-        for part in parts[1:]:
-            self.pairs.append((parts[0].labels, part.labels))
-        return parts[0]
-
-    def partner(self, call: Call, position: int, channels: Channels) -> Channels | None:
-        return channels if self._alone(channels) else None
-
-    def _alone(self, channels: Channels) -> bool:
-        return any(
-            bool(((channels.labels >= p.start) & (channels.labels < p.start + p.width)).any())
-            for p in self.atlas.producers.values()
-            if p.path in self.atlas.alone
-        )
-
-    def extend(self, channels: Channels, before: int, after: int) -> Channels:
-        fixed = np.full(before, self.FIXED), np.full(after, self.FIXED)
-        return Channels.of(channels.axis, np.concatenate([fixed[0], channels.labels, fixed[1]]))
-
-    def concatenate(self, call: Call, parts: Sequence[Channels | None], axis: int) -> Channels:
-        labels = [
-            np.full(ref.shape[axis], self.FIXED) if part is None else part.labels
-            for part, ref in zip(parts, call.inputs, strict=True)
-        ]
-        return Channels.of(axis, np.concatenate(labels))
-
-    def rearrange(
-        self,
-        call: Call,
-        channels: Channels,
-        transform: Callable[[np.ndarray, int], np.ndarray],
-        output: int = 0,
-    ) -> Channels | None:
-        dims = list(call.inputs[0].shape[1:])
-        result = transform(_along(channels.labels, channels.axis, dims), 1)
-        varying = _varying(result)
-        if not varying:
-            varying = self._lone(channels, dims, result.shape, transform)
-        if len(varying) > 1:
-            axis = self._tied(call.outputs[output], result, varying)
-            self.doubtful.append(channels.labels)
-        else:
-            axis = varying[0] if varying else None
-        if axis is None:
-            self.refuse(
-                call,
-                [channels],
-                "splits the channels over several axes, so they no longer lie along one",
-            )
-            return None
-        index = tuple(slice(None) if a == axis else 0 for a in range(result.ndim))
-        return Channels.of(axis + 1, result[index])
-
-    def _tied(self, ref: Ref, result: np.ndarray, varying: list[int]) -> int | None:
-        """Chooses one of several axes for the channels; those that differ elsewhere are tied."""
-        wanted = self._image_axis(ref)
-        for axis in sorted(varying, key=lambda a: (a + 1 != wanted, -a)):
-            lines = np.moveaxis(result, axis, 0).reshape(result.shape[axis], -1)
-            distinct = sum(len(np.unique(line)) for line in lines)
-            if distinct == len(np.unique(result)):  # no channel lies at two places of this axis
-                first = np.broadcast_to(lines[:, :1], lines.shape)
-                self.pairs.append((first.ravel(), lines.ravel()))
-                return axis
-        return None
-
-    def _image_axis(self, ref: Ref) -> int:
-        """The channel axis of the first layer behind a tensor that has an image format."""
-        queue, seen = deque([ref]), {ref}
-        while queue:
-            for call in self.atlas.graph.consumers.get(queue.popleft(), []):
-                data_format = getattr(call.op, "data_format", None)
-                if isinstance(data_format, str):
-                    return 1 if data_format == "channels_first" else ref.rank - 1
-                for out in call.outputs:
-                    if out.rank == ref.rank and out not in seen:
-                        seen.add(out)
-                        queue.append(out)
-        return ref.rank - 1
-
-    def pick(
-        self, call: Call, channels: Channels, function: Callable[[int], np.ndarray]
-    ) -> Channels | None:
-        self.doubtful.append(channels.labels)
-        part = channels.labels[function(len(channels))]
-        return Channels.of(channels.axis, part) if len(part) else None
-
-    def gather(
-        self, call: Call, channels: Channels, indices: np.ndarray, follow: bool = True
-    ) -> tuple[Channels | None, np.ndarray]:
-        self.doubtful.append(channels.labels)
-        if not follow:
-            return None, indices
-        return Channels.of(channels.axis, channels.labels[indices]), indices
-
-    def require(
-        self,
-        call: Call,
-        channels: Channels,
-        holds: Callable[[np.ndarray], np.ndarray],
-        reason: str,
-    ) -> None:
-        self.doubtful.append(channels.labels)
-        self.needs.append(channels.labels)
-
-    def required(self, classes: np.ndarray) -> bool:
-        """Whether calls other than kernels make use of these channels."""
-        component = self.atlas.component
-        return any(np.isin(component[ids], classes).any() for ids in self.needs)
-
-    @staticmethod
-    def _lone(
-        channels: Channels, dims: list[int], shape: tuple[int, ...], transform: Callable
-    ) -> list[int]:
-        """The axis of a single channel: where it would lie if there were two of it."""
-        size = dims[channels.axis - 1]
-        twice = list(dims)
-        twice[channels.axis - 1] *= 2
-        sample = _along(np.tile([0, 1], size), channels.axis, twice)
-        # More than one axis may do; an axis of just the channel is the natural one.
-        for axis in sorted(range(len(shape)), key=lambda a: (shape[a] != size, -a)):
-            if _varying(transform(sample, axis + 1)) == [axis]:
-                return [axis]
-        return []
-
-    def attribute(
-        self, call: Call, channels: Channels, setter: Callable[[], None], key: str = ""
-    ) -> None:
-        self._once((id(call.op), "attribute", key), channels.labels, call)
-
-    def activation(self, call: Call, channels: Channels) -> None:
-        pass
-
-    def refuse(self, call: Call, channels: Sequence[Channels | None], reason: str) -> None:
-        for c in channels:
-            if c is None:
-                continue
-            if c.firm:
-                self.doubtful.append(c.labels)
-            else:
-                self.blocked.append((c.labels, call, reason))
-
-
-def rows_of(labels: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Positions of each wanted label, (len(wanted), n), where every label occurs n times."""
-    order = np.argsort(labels, kind="stable")
-    sorted_labels = labels[order]
-    first = np.searchsorted(sorted_labels, wanted, side="left")
-    last = np.searchsorted(sorted_labels, wanted, side="right")
-    n = int((last - first).max()) if len(wanted) else 0
-    assert ((last - first) == n).all(), "a channel occurs more often than another"
-    return order[first[:, None] + np.arange(n)]
-
-
-def insertions(positions: np.ndarray, added: int, groups: int) -> list[tuple[int, int]]:
-    """Where `added` channels go: pairs of (position they follow, number of the channel).
-
-    A channel that occurs several times in a row gets its new neighbour as often in a row. Whether
-    the new channels then meet where the old ones do is for the plan to find out.
-
-    Args:
-        positions: (width, n) of the present channels, each of which occurs n times.
-        groups: the new ones are shared out over this many blocks, at the end of each.
-    """
-    width = len(positions)
-    last = np.arange(width // groups - 1, width, width // groups)
-    if positions.shape[1] == 1:
-        after = np.repeat(positions[last, 0], added // groups)
-        return list(zip(after.tolist(), range(added), strict=True))
-    places = []
-    for i, channel in enumerate(np.repeat(last, added // groups).tolist()):
-        own = positions[channel]
-        # With a single channel, occurrences in a row are one run of all channels each.
-        breaks = np.flatnonzero(np.diff(own) > 1) if width > 1 else np.arange(len(own) - 1)
-        start = 0
-        for stop in [*(breaks + 1).tolist(), len(own)]:
-            places += [(int(own[stop - 1]), i)] * (stop - start)
-            start = stop
-    return places
-
-
-def _runs(labels: np.ndarray, classes: np.ndarray, groups: int) -> int | None:
-    """How many blocks of its channels a layer with groups tells apart.
-
-    Returns:
-        `groups` if every group has channels of its own, 1 if each has all of them; None if
-        there are channels of others among them, or the groups have unequal parts.
-    """
-    if groups == 1:
-        return 1
-    if len(labels) % groups:
-        return None
-    found: list[np.ndarray] = []
-    for block in labels.reshape(groups, -1):
-        own = np.unique(block)
-        if not any(np.array_equal(own, other) for other in found):
-            found.append(own)
-    whole = np.array_equal(np.concatenate(found), classes)
-    return len(found) if whole and len({len(own) for own in found}) == 1 else None
-
-
-def _along(labels: np.ndarray, axis: int, dims: Sequence[int]) -> np.ndarray:
-    """Labels along an axis (batch included) of one sample."""
-    shape = [1] * len(dims)
-    shape[axis - 1] = len(labels)
-    return np.broadcast_to(labels.reshape(shape), dims)
-
-
-def _varying(sample: np.ndarray) -> list[int]:
-    return [a for a in range(sample.ndim) if (sample != np.take(sample, [0], axis=a)).any()]
 
 
 def survey(model: Any, alone: Iterable[str] = ()) -> Atlas:
