@@ -202,6 +202,7 @@ class GrowthStep:
         Wider kernels are summed in another order. Deep models multiply such errors: rounding
         their inputs once more, by one unit in the last place, shows how much.
         """
+        assert self.outputs is not None
         noise = compare(after, self.outputs(rounded(sample))).relative
         return replace(
             report, tolerance=max(report.tolerance, min(2 * noise, 10 * report.tolerance))

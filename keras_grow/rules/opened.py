@@ -65,10 +65,11 @@ def flow(call: Call, inputs: list[Channels | None], space: Space) -> list:
     while owner is not None:
         owners.insert(0, owner)
         owner = owner.owner
+    inner: Any = space
     for owner in owners:
-        space = _Configured(space, owner)
-        inputs = [space.enter(call, i, x) for i, x in enumerate(inputs)]
-    return rule_for(call.op).flow(call, inputs, space)
+        inner = _Configured(inner, owner)
+        inputs = [inner.enter(call, i, x) for i, x in enumerate(inputs)]
+    return rule_for(call.op).flow(call, inputs, inner)
 
 
 # Channels of widths that were met already, by the space that is asked. The layer that a width
@@ -83,7 +84,7 @@ class _Configured:
         self.space = space
         self.owner = owner
         self.inside = _INSIDES[class_name(owner.model)](owner.model)
-        self.root = space.root if isinstance(space, _Configured) else space
+        self.root: Any = space.root if isinstance(space, _Configured) else space
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.space, name)
