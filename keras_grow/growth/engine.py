@@ -34,6 +34,7 @@ CHECKED_SAMPLES = 32
 # Offline, new relu neurons found by gradients get a fan-in this part of the others': too small to
 # change the function, but on the side of zero where relu has a slope.
 NUDGE = 1e-7
+NUDGE_DOUBLE = 1e-15  # in float64
 
 
 @dataclass
@@ -358,7 +359,8 @@ def _nudged(
         step = -(problem.matrix @ solution.fan_out.T).T
     norms = np.linalg.norm(step, axis=1, keepdims=True)
     unit = np.divide(step, norms, out=np.zeros_like(step), where=norms > 0)
-    return unit * NUDGE * float(np.linalg.norm(problem.fan_in, axis=1).mean())
+    nudge = NUDGE_DOUBLE if problem.fan_in.dtype == np.float64 else NUDGE
+    return unit * nudge * float(np.linalg.norm(problem.fan_in, axis=1).mean())
 
 
 def _sample(model: Any, batch: Batch | None) -> Any:

@@ -24,7 +24,7 @@ def test_measure() -> None:
     record = measure(_model, singles=1)
     assert (record["producers"], record["growable"], record["sites"]) == (2, 1, 1)
     assert list(record["refused"].values()) == [1]
-    assert set(record["all"]) == {"outgoing"}
+    assert set(record["all"]) == {"auto"}
     assert set(record["alone"]) == {"a"}
     assert max(*record["all"].values(), *record["alone"].values()) < 1e-5
     assert not record["errors"]
@@ -45,7 +45,7 @@ def test_measure_sees_a_broken_growth(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(kg, "widen", broken)
     record = measure(_model, singles=0)
-    assert record["all"]["outgoing"] > 1e-3
+    assert record["all"]["auto"] > 1e-3
 
 
 def test_random_weights_leave_sane_activations() -> None:

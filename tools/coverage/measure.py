@@ -13,8 +13,9 @@ import numpy as np
 import keras_grow as kg
 from keras_grow.tools.coverage.weights import randomize
 
-# One that leaves the fan-in zero; sites alone take the form that is best for them.
-FORMS = ("outgoing",)
+# What users get: the fan-out starts at zero where a plain activation would never train a zero
+# fan-in, else the fan-in. The outgoing form everywhere would nudge such fan-ins off zero.
+FORMS = ("auto",)
 
 
 def measure(

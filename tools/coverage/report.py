@@ -32,11 +32,9 @@ def write(folder: Path, target: Path) -> list[str]:
         "the others",
         "are model outputs or refused, with the reason. All weights, biases and statistics are "
         "random. Then",
-        "every site is widened by one to three channels (or whole groups), all at once, in both "
-        "forms (zero",
-        "fan-in, zero fan-out), and a few sites each alone; outputs of `model.predict_on_batch` "
-        "before and",
-        "after are compared. *Deviation* is the largest difference as a part of the largest "
+        "every site is widened by one to three channels (or whole groups), all at once, and a few",
+        "sites each alone; Keras's own outputs before and after are compared. "
+        "*Deviation* is the largest difference as a part of the largest "
         "output.",
         "",
     ]
@@ -105,7 +103,7 @@ def _table(library: str, records: list[dict[str, Any]]) -> list[str]:
         refused = r["producers"] - r["growable"] - outputs
         together, alone = (f"{max(r[k].values()):.0e}" if r[k] else "" for k in ("all", "alone"))
         seconds = r["seconds"]
-        widen = f"{seconds['outgoing']:.1f}" if "outgoing" in seconds else ""
+        widen = next((f"{seconds[f]:.1f}" for f in ("auto", "outgoing") if f in seconds), "")
         scale = f"{r['scale']:.2g}" if "scale" in r else ""
         lines.append(
             f"| {r['name']} | {r['layers']} | {r['producers']} | {r['growable']} | {r['sites']} | "
