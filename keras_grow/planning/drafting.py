@@ -142,11 +142,30 @@ class Drafting:
             edit = self.edits.get((id(reader.variable), reader.axis))
             if edit is None:
                 continue
-            rows = rows_of(edit.labels, -1 - site.ids)
+            counts = np.bincount(-1 - edit.labels[edit.labels < 0], minlength=site.ids[-1] + 1)
+            counts = counts[site.ids]
+            if not counts.any():
+                continue  # for example a slice that ends before the new channels
             old = rows_of(component[reader.ids], site.site.classes)
+            if (counts != old.shape[1]).any():
+                self.refuse(
+                    reader.call,
+                    [],
+                    f"would read the new channels {counts.tolist()} times, but each of the old "
+                    f"ones {old.shape[1]} times; a strided slice or the like lies before it. "
+                    "Another number of channels may fit",
+                )
+            rows = rows_of(edit.labels, -1 - site.ids)
             assert edit.must_be_zero is not None
             free = not bool(edit.must_be_zero[rows].any())
             site.reads.append(ReadSlot(edit, rows, old, free, reader.call))
+        if site.site.readers and not site.reads:
+            self.refuse(
+                site.site.readers[0].call,
+                [],
+                "would not read the new channels, and nothing else does; a slice or the like lies "
+                "before it",
+            )
         for producer, _ in site.site.members:
             fan_in = producer.weights[0]
             edit = self.edits[id(fan_in.variable), fan_in.axis]

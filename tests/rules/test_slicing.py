@@ -259,3 +259,14 @@ def test_constants_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     assert model.get_config() == config
     sample = np.ones((2, 5), "float32")
     assert model(sample).shape == (2, 2)
+
+
+def test_a_strided_slice_that_would_read_new_channels_unevenly() -> None:
+    x = keras.Input((5,))
+    picked = dense(3, "a")(x)[:, ::2]
+    model = keras.Model(x, dense(2, "b")(picked))
+    (refusal,) = [r for r in kg.sites(model, refused=True) if r.producer == "a"]
+    assert "would not read the new channels" in refusal.reason
+    for width in (4, 5, 7):
+        with pytest.raises(kg.GrowthError):
+            kg.widen(model, {"a": width})
