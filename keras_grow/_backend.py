@@ -28,6 +28,34 @@ def assign_copy(target: Any, source: Any) -> None:
     target.assign(np.array(keras.ops.convert_to_numpy(source)))
 
 
+def lend(target: Any, source: Any) -> Any:
+    """Gives a variable the value of another, in the same memory where the backend can.
+
+    Returns:
+        What both hold now; None if the target got memory of its own.
+    """
+    if name() == "tensorflow":
+        assign_copy(target, source)
+        return None
+    value = source.value
+    if name() == "torch":
+        value = value.detach()
+    target._value = value if name() == "jax" else _torch_parameter(value, target.trainable)
+    return target._value
+
+
+def _torch_parameter(value: Any, trainable: bool) -> Any:
+    import torch
+
+    needs = trainable and torch.is_floating_point(value)
+    return torch.nn.Parameter(value, requires_grad=needs)
+
+
+def holds(variable: Any, value: Any) -> bool:
+    """Whether a variable still holds what `lend` gave it."""
+    return variable._value is value
+
+
 def attach_state(model: Any) -> None:
     """JAX keeps the state outside the variables during `fit`; puts it back into them."""
     if name() == "jax" and hasattr(model, "jax_state_sync"):

@@ -5,7 +5,8 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
-from keras_grow.apply import Slopes, copy_model
+from keras_grow.apply import Slopes
+from keras_grow.apply.copying import borrow_model
 from keras_grow.errors import GrowthError, check_whole
 from keras_grow.growth import methods
 from keras_grow.growth.data import GrowthData
@@ -93,8 +94,9 @@ def widen(
         GrowthError: what was asked cannot be done exactly; the message says where and why.
     """
     amounts_of(survey(model, _alone(widths, alone)), widths)  # fail before copying anything
-    clone = copy_model(model)
+    clone, own = borrow_model(model)
     _grow_model(clone, widths, method, data, seed, form, alone, None, disposable=True)
+    own()
     return clone
 
 

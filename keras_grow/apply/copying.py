@@ -2,6 +2,7 @@
 
 import inspect
 import types
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -16,24 +17,85 @@ Made = dict[int, tuple[Any, Any]]  # layers and ops with their copies, by id
 Pairs = dict[int, tuple[Any, Any]]  # variables with their copies, by id
 
 
+# Layers whose initial values nobody sees, since the copy gets its original's; drawing them would
+# take as long as all else. Only layers that hold these weights themselves.
+_KERNELS = tuple(
+    getattr(keras.layers, name)
+    for name in (
+        "Dense", "EinsumDense", "Embedding", "Conv1D", "Conv2D", "Conv3D", "Conv1DTranspose",
+        "Conv2DTranspose", "Conv3DTranspose", "DepthwiseConv1D", "DepthwiseConv2D",
+        "SeparableConv1D", "SeparableConv2D",
+    )
+)  # fmt: skip
+_INITIALIZERS = (
+    "kernel_initializer",
+    "depthwise_initializer",
+    "pointwise_initializer",
+    "embeddings_initializer",
+)
+
+
 def copy_model(model: Any) -> Any:
     """The same layers, weights, random seeds, compile settings and optimizer state, anew.
 
     Unlike `keras.models.clone_model` it copies op nodes too (which clones share), nested models,
     and layers with custom functions or classes that are not registered for saving.
     """
+    clone, own = borrow_model(model)
+    own()
+    return clone
+
+
+def borrow_model(model: Any) -> tuple[Any, Callable[[], None]]:
+    """A copy whose weights may lie in the memory of the original's until `own` is called.
+
+    Variables that are given new values in between (which surgery does, never writing into old
+    ones) are copied once instead of twice.
+
+    Returns:
+        The copy, and the function that gives all its variables memory of their own.
+    """
     graph_of(model)  # refuses what has no graph, with the reason
     _backend.attach_state(model)
     made: Made = {}
     clone = _copy_op(model, made)
+    for _, target in made.values():
+        _draw(target)
     pairs = _pairs(made)
-    for source, target in pairs.values():
-        _backend.assign_copy(target, source)
+    lent = [(source, target, _backend.lend(target, source)) for source, target in pairs.values()]
+
+    def own() -> None:
+        for _, target, value in lent:
+            if value is not None and _backend.holds(target, value):
+                _keras.reinitialize(target, _backend.to_numpy(target).copy())
+
     for layer in _keras.sublayers(clone):
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()
     _copy_compilation(model, clone, pairs)
-    return clone
+    return clone, own
+
+
+class _Undrawn(keras.initializers.Zeros):
+    """Zeros in the place of another initializer."""
+
+    def __init__(self, real: Any) -> None:
+        self.real = real
+
+
+def _do_not_draw(layer: Any) -> None:
+    if type(layer) in _KERNELS:
+        for name in _INITIALIZERS:
+            if name in vars(layer):
+                vars(layer)[name] = _Undrawn(vars(layer)[name])
+
+
+def _draw(layer: Any) -> None:
+    """Puts back what `_do_not_draw` has replaced."""
+    for name in _INITIALIZERS:
+        held = getattr(layer, "__dict__", {}).get(name)
+        if isinstance(held, _Undrawn):
+            vars(layer)[name] = held.real
 
 
 def _pairs(made: Made) -> Pairs:
@@ -70,7 +132,11 @@ def copy_as_functional(model: Any) -> Any:
 
 def copy_layer(layer: Any) -> Any:
     """The same layer or model anew, not built unless it is a model; a model with its weights."""
-    return copy_model(layer) if _keras.functional_of(layer) is not None else _copy_single(layer)
+    if _keras.functional_of(layer) is not None:
+        return copy_model(layer)
+    made = _copy_single(layer)
+    _draw(made)
+    return made
 
 
 def _copy_op(op: Any, made: Made) -> Any:
@@ -118,6 +184,7 @@ def _copy_single(layer: Any) -> Any:
             if not extra:
                 raise
             made = type(layer)(**{k: v for k, v in config.items() if k not in extra})
+    _do_not_draw(made)
     if made.name != layer.name:  # some constructors add to the name they are given
         made.name = layer.name
     return made

@@ -121,7 +121,7 @@ class Wrapper(Rule):
     def inside(self, call: Call) -> tuple[Call, Rule | None]:
         """The call as the layer inside sees it, and that layer's rule."""
         layer = call.op.layer
-        inputs: list[Any] = [_Tensor(r, self.dropped) for r in call.inputs]
+        inputs: list[Any] = [_Tensor(call.inputs[0], self.dropped)]
         outputs: list[Any] = [_Tensor(r, self.dropped) for r in call.outputs]
         return replace(call, op=layer, inputs=inputs, outputs=outputs), find(type(layer))
 
@@ -135,7 +135,9 @@ class Wrapper(Rule):
                 call, inputs, f"wraps a {inner.kind}, for which there is no rule in a {call.kind}"
             )
             return [None] * len(call.outputs)
-        (x,) = inputs
+        x, *masks = inputs
+        if any(m is not None for m in masks):
+            space.refuse(call, masks, "takes its mask from channels that could grow")
         if x is not None and x.axis <= self.dropped:
             space.refuse(call, [x], f"works step by step along axis {x.axis}, the channels' own")
             x = None
