@@ -18,7 +18,7 @@ import numpy as np
 from keras import ops
 
 from keras_grow import _keras
-from keras_grow.apply.structure import Rewiring, find
+from keras_grow.apply.structure import Rewiring, places
 from keras_grow.graph import Call
 from keras_grow.rules import Channels
 
@@ -29,7 +29,10 @@ def keep_apart(rewiring: Rewiring, calls: list[tuple[Call, Channels]]) -> None:
     Args:
         calls: with the channels that reach them; the new ones are the last.
     """
-    places = {id(call): find(rewiring.model, call.path) for call, _ in calls}
+    if not calls:
+        return
+    owners = {path: place.owner for path, place in places(rewiring.model).items()}
+    graphs = [(f, _keras.all_nodes(f)) for f in _keras.living_graphs()]
     for call, _ in calls:  # first, since calls are known by their number
         rewiring.note(_keras.forget_call(call.node))
     made: dict[int, Any] = {}
@@ -43,9 +46,8 @@ def keep_apart(rewiring: Rewiring, calls: list[tuple[Call, Channels]]) -> None:
             made[id(call.op)] = _split(call.op, x, channels.axis, old, name)
         apart = made[id(call.op)]
         result = rewiring.call(apart, x)
-        owner = places[id(call)].owner
-        for functional in _keras.living_graphs():
-            nodes = _keras.all_nodes(functional)
+        owner = owners[call.path]
+        for functional, nodes in graphs:
             if all(node is not call.node for node in nodes):
                 continue
             readers = [n for n in nodes if any(t is y for t in _keras.input_tensors(n))]
