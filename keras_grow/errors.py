@@ -1,7 +1,8 @@
 """The errors keras_grow raises. All are `ValueError`s, as bad arguments to Keras are."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any
 
@@ -55,3 +56,26 @@ def nearest(name: str, names: Iterable[str]) -> str:
         return ""
     shown = ", ".join(f"'{n}'" for n in names[:8])
     return f"Choose one of: {shown}{', ...' if len(names) > 8 else ''}."
+
+
+@contextmanager
+def all_or_nothing(undo: Callable[[], None], what: str) -> Iterator[None]:
+    """Undoes what the body has done if it fails, or is interrupted.
+
+    Args:
+        undo: puts everything back.
+        what: names what is being done, at the start of a sentence.
+
+    Raises:
+        GrowthError: the body failed; one of its own is passed on as it is.
+    """
+    try:
+        yield
+    except BaseException as error:  # an interrupt must not leave half a model either
+        undo()
+        if isinstance(error, GrowthError) or not isinstance(error, Exception):
+            raise
+        raise GrowthError(
+            f"{what} failed and was undone; the model is as it was. "
+            f"Received: {type(error).__name__}: {error}"
+        ) from error

@@ -17,7 +17,7 @@ from keras_grow import _backend, _keras
 from keras_grow.apply import optimizers
 from keras_grow.apply.partners import keep_apart, pad_partners
 from keras_grow.apply.structure import Rewiring
-from keras_grow.errors import GrowthError
+from keras_grow.errors import all_or_nothing
 from keras_grow.graph import Ref
 from keras_grow.planning import Edit, Plan
 from keras_grow.planning.arrays import grown_value
@@ -52,21 +52,13 @@ class Surgery:
         """
         model = self.plan.atlas.graph.model
         _backend.attach_state(model)
-        try:
+        names = ", ".join(s.site.name for s in self.plan.sites)
+        with all_or_nothing(self.undo, f"Growing {names} in model '{model.name}'"):
             self._variables(model)
             self._sizes()
             self._shapes()
             self._rewire(model)
             self._refresh(model)
-        except BaseException as error:  # an interrupt must not leave half a model either
-            self.undo()
-            if isinstance(error, GrowthError) or not isinstance(error, Exception):
-                raise
-            names = ", ".join(s.site.name for s in self.plan.sites)
-            raise GrowthError(
-                f"Growing {names} in model '{model.name}' failed and was undone; the model is as "
-                f"it was. Received: {type(error).__name__}: {error}"
-            ) from error
 
     def undo(self) -> None:
         """Puts everything back as it was before `apply`."""

@@ -183,13 +183,23 @@ class GrowthStep:
             before = self.outputs(sample)
         with self._phase("surgery"):
             self.surgery.apply()
-        with self._phase("verification"):
-            if self.plan.rewires:
-                self.outputs.renew(graph_of(self.model))
-            after = self.outputs(sample)
-            self.report = compare(before, after, tolerance_of(self.model))
-            if not self.report:
-                self.report = self._against_rounding(sample, after, self.report)
+        try:
+            with self._phase("verification"):
+                if self.plan.rewires:
+                    self.outputs.renew(graph_of(self.model))
+                after = self.outputs(sample)
+                self.report = compare(before, after, tolerance_of(self.model))
+                if not self.report:
+                    self.report = self._against_rounding(sample, after, self.report)
+        except BaseException as error:  # layers that cannot run as wide, memory, an interrupt
+            self.surgery.undo()
+            if isinstance(error, GrowthError) or not isinstance(error, Exception):
+                raise
+            raise GrowthError(
+                f"Model '{self.model.name}' did not run after growing "
+                f"{', '.join(s.name for s in self.amounts)}, so it was undone; the model is as it "
+                f"was. Received: {type(error).__name__}: {error}"
+            ) from error
         if not self.report and not getattr(self.method, "epsilon", 0.0):
             self.surgery.undo()
             raise GrowthError(

@@ -17,7 +17,7 @@ from keras_grow import _backend, _keras
 from keras_grow.apply import Slopes
 from keras_grow.apply.copying import copy_as_functional, copy_layer
 from keras_grow.apply.structure import Place, Rewiring, find
-from keras_grow.errors import GrowthError, check_whole
+from keras_grow.errors import GrowthError, all_or_nothing, check_whole
 from keras_grow.graph import graph_of
 from keras_grow.growth import methods
 from keras_grow.growth.data import Batch, GrowthData
@@ -223,7 +223,8 @@ def _bridge(
     sample = _backend.as_tensors(sample)
     outputs = Outputs(graph)(sample)
     rewiring = Rewiring(model)
-    try:
+    what = f"A bridge from '{after}' to '{before}' in model '{model.name}'"
+    with all_or_nothing(rewiring.undo, what):
         hidden = _Building(rewiring, model, start, end).build(width, activation)
         rewiring.map()
         chosen = methods.get(method)
@@ -236,14 +237,6 @@ def _bridge(
                 f"A bridge from '{after}' to '{before}' would have changed what the model "
                 f"computes, so it was undone: {report}. Please report this model."
             )
-    except BaseException as error:  # an interrupt must not leave half a model either
-        rewiring.undo()
-        if isinstance(error, GrowthError) or not isinstance(error, Exception):
-            raise
-        raise GrowthError(
-            f"A bridge from '{after}' to '{before}' in model '{model.name}' failed and was undone; "
-            f"the model is as it was. Received: {type(error).__name__}: {error}"
-        ) from error
     prefix = end.path[: len(end.path) - len(end.op.name)]
     return prefix + hidden.hidden.name
 

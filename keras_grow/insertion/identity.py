@@ -20,7 +20,7 @@ from keras_grow.graph import Call, Graph, Ref, run
 from keras_grow.graph.run import arguments, plain
 from keras_grow.growth.outputs import TOLERANCE
 from keras_grow.insertion.ranges import ANY, Interval
-from keras_grow.rules import activations
+from keras_grow.rules import activations, lookup
 
 Assignments = list[tuple[Any, np.ndarray]]
 Statistics = Callable[[int], tuple[np.ndarray, np.ndarray]]
@@ -96,6 +96,12 @@ class Block:
         call = ref.maker
         if call is None:
             raise NoIdentity("what enters the block reaches its output as it is")
+        flat = _flat_at_zero(call)
+        if flat is not None:
+            raise NoIdentity(
+                f"{call!r} applies '{flat}', whose slope at zero is 0, so a layer of zeros before "
+                "it would never learn. Leave the last activation out"
+            )
         try:
             return self._call(call, "zero")
         except NoIdentity as reason:
@@ -213,6 +219,24 @@ def _is_sum(call: Call) -> bool:
     return len(call.inputs) > 1 and (
         isinstance(call.op, layers.Add) or _keras.op_kind(call.op) == "ops.Add"
     )
+
+
+def _flat_at_zero(call: Call) -> str | None:
+    """The activation of a call through which no gradient passes at zero, if it has one."""
+    op = call.op
+    if isinstance(op, layers.PReLU):
+        return "prelu"  # made of relu(x) and relu(-x), whose slopes at 0 are both 0
+    function: Any = getattr(op, "activation", None)
+    rule = lookup.find(type(op))
+    if isinstance(rule, activations.Elementwise):
+        facts: Any = rule.facts(call)
+    else:
+        facts = None if function is None else activations.at_zero(function)
+    if not isinstance(facts, activations.AtZero) or (facts.slope != 0 and facts.left != 0):
+        return None
+    if function is not None:
+        return activations.name_of(activations.plain(function))
+    return type(op).__name__.lower()
 
 
 # --- proposals ---------------------------------------------------------------------------------

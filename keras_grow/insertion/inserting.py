@@ -9,7 +9,7 @@ from keras_grow import _backend, _keras
 from keras_grow.apply import copy_model
 from keras_grow.apply.copying import copy_layer
 from keras_grow.apply.structure import Edge, Rewiring, edge
-from keras_grow.errors import GrowthError
+from keras_grow.errors import GrowthError, all_or_nothing
 from keras_grow.graph import graph_of
 from keras_grow.growth.data import GrowthData
 from keras_grow.growth.outputs import Outputs, compare, random_inputs, tolerance_of
@@ -137,7 +137,8 @@ def _insert(
     sample = _backend.as_tensors(sample)
     outputs = Outputs(graph)(sample)
     rewiring = Rewiring(model)
-    try:
+    what = f"Inserting '{layer.name}' after {where} in model '{model.name}'"
+    with all_or_nothing(rewiring.undo, what):
         place = edge(model, after, before)
         _check_output_names(model, place)
         interval = range_of(graph, place.tensor)
@@ -155,14 +156,6 @@ def _insert(
                 f"Inserting '{layer.name}' after {where} would have changed what the model "
                 f"computes, so it was undone: {report}. Please report this model."
             )
-    except BaseException as error:  # an interrupt must not leave half a model either
-        rewiring.undo()
-        if isinstance(error, GrowthError) or not isinstance(error, Exception):
-            raise
-        raise GrowthError(
-            f"Inserting '{layer.name}' after {where} in model '{model.name}' failed and was "
-            f"undone; the model is as it was. Received: {type(error).__name__}: {error}"
-        ) from error
 
 
 class Purpose:
