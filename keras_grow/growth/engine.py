@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_grow import _backend
 from keras_grow.apply import Slopes, Surgery
-from keras_grow.errors import GrowthError, RefusedError
+from keras_grow.errors import GrowthError, RefusedError, all_or_nothing
 from keras_grow.graph import Call, graph_of
 from keras_grow.growth.data import Batch
 from keras_grow.growth.events import SiteGrowth
@@ -183,28 +183,21 @@ class GrowthStep:
             before = self.outputs(sample)
         with self._phase("surgery"):
             self.surgery.apply()
-        try:
-            with self._phase("verification"):
-                if self.plan.rewires:
-                    self.outputs.renew(graph_of(self.model))
-                after = self.outputs(sample)
-                self.report = compare(before, after, tolerance_of(self.model))
-                if not self.report:
-                    self.report = self._against_rounding(sample, after, self.report)
-        except BaseException as error:  # layers that cannot run as wide, memory, an interrupt
-            self.surgery.undo()
-            if isinstance(error, GrowthError) or not isinstance(error, Exception):
-                raise
-            raise GrowthError(
-                f"Model '{self.model.name}' did not run after growing "
-                f"{', '.join(s.name for s in self.amounts)}, so it was undone; the model is as it "
-                f"was. Received: {type(error).__name__}: {error}"
-            ) from error
+        names = ", ".join(s.name for s in self.amounts)
+        # A layer may refuse to run as wide as that, or memory may be short.
+        running = f"Running model '{self.model.name}' after growing {names}"
+        with self._phase("verification"), all_or_nothing(self.surgery.undo, running):
+            if self.plan.rewires:
+                self.outputs.renew(graph_of(self.model))
+            after = self.outputs(sample)
+            self.report = compare(before, after, tolerance_of(self.model))
+            if not self.report:
+                self.report = self._against_rounding(sample, after, self.report)
         if not self.report and not getattr(self.method, "epsilon", 0.0):
             self.surgery.undo()
             raise GrowthError(
-                f"Growing {', '.join(s.name for s in self.amounts)} would have changed what the "
-                f"model computes, so it was undone: {self.report}. Please report this model."
+                f"Growing {names} would have changed what the model computes, so it was undone: "
+                f"{self.report}. Please report this model."
             )
 
     def _against_rounding(self, sample: Any, after: list[np.ndarray], report: Report) -> Report:

@@ -20,7 +20,8 @@ from keras_grow.graph import Call, Graph, Ref, run
 from keras_grow.graph.run import arguments, plain
 from keras_grow.growth.outputs import TOLERANCE
 from keras_grow.insertion.ranges import ANY, Interval
-from keras_grow.rules import activations, lookup
+from keras_grow.rules import activations
+from keras_grow.rules.lookup import rule_for
 
 Assignments = list[tuple[Any, np.ndarray]]
 Statistics = Callable[[int], tuple[np.ndarray, np.ndarray]]
@@ -227,7 +228,7 @@ def _flat_at_zero(call: Call) -> str | None:
     if isinstance(op, layers.PReLU):
         return "prelu"  # made of relu(x) and relu(-x), whose slopes at 0 are both 0
     function: Any = getattr(op, "activation", None)
-    rule = lookup.find(type(op))
+    rule = rule_for(op)
     if isinstance(rule, activations.Elementwise):
         facts: Any = rule.facts(call)
     else:

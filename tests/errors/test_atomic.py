@@ -290,6 +290,25 @@ def test_other_failures_in_fit_are_not_hidden(monkeypatch):
     assert np.isfinite(model.fit(*DATA, verbose=0).history["loss"][0])
 
 
+def test_a_model_that_does_not_run_as_wide_is_as_it_was(monkeypatch):
+    """A layer that fails when it is run wider, as those with sizes of their own may."""
+    model = branching()
+    before, weights = attributes(model), [np.array(w) for w in model.get_weights()]
+    plain = layers.BatchNormalization.call
+
+    def call(self, inputs, *args, **kwargs):
+        if inputs.shape[-1] != 3:
+            raise RuntimeError("not so wide")
+        return plain(self, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(layers.BatchNormalization, "call", call)
+    with pytest.raises(kg.GrowthError, match=r"as it was\. Received: RuntimeError"):
+        kg.grow_(model, {"a": 5})
+    assert attributes(model) == before
+    assert same_arrays(weights, model.get_weights())
+    model(np.zeros((1, 4, 4, 2), "float32"))
+
+
 class Careless(kg.methods.Random):
     """Forgets that the fan-in of new neurons has to be zero."""
 

@@ -76,6 +76,16 @@ def test_steps_shared(tmp_path: Path) -> None:
     run_growth_test(model, {"a": 6}, tmp_path)
 
 
+def test_steps_behind_a_mask(tmp_path: Path) -> None:
+    """Keras passes the mask as a second tensor of the call."""
+    inputs = keras.Input((4,), dtype="int32")
+    x = layers.Embedding(5, 3, mask_zero=True, name="e")(inputs)
+    x = every(layers.Dense(4), "a")(x)
+    x = every(layers.BatchNormalization(), "n")(x)
+    model = keras.Model(inputs, every(layers.Dense(2), "b")(x))
+    run_growth_test(model, {"e": 5, "a": 6}, tmp_path, same_in_training=False, trains=False)
+
+
 def refusals(model: keras.Model) -> dict[str, str]:
     return {r.producer: r.reason for r in kg.sites(model, refused=True)}
 

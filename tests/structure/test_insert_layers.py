@@ -203,6 +203,20 @@ def test_one_layer_on_a_branch(tmp_path):
     check(mlp("tanh"), layers.Dense(6, activation="tanh"), tmp_path, after="a", branch=True)
 
 
+NEVER_LEARN = {
+    "relu": lambda: layers.Dense(6, activation="relu"),
+    "hard_shrink": lambda: layers.Dense(6, activation="hard_shrink"),
+    "relu layer": lambda: keras.Sequential([layers.Dense(6), layers.ReLU()]),
+    "prelu": lambda: keras.Sequential([layers.Dense(6), layers.PReLU()]),
+}
+
+
+@pytest.mark.parametrize("name", NEVER_LEARN)
+def test_a_branch_of_zeros_that_would_get_no_gradient_is_refused(name):
+    with pytest.raises(kg.GrowthError, match=r"whose slope at zero is 0.*would never learn"):
+        kg.insert(mlp(), NEVER_LEARN[name](), after="a", branch=True)
+
+
 KNOWN = {
     "relu": lambda: layers.ReLU(),
     "relu6": lambda: layers.ReLU(6.0),
