@@ -202,6 +202,7 @@ class Search:
     def blocks(self, call: Call, channels: Channels, size: int) -> None:
         if size > 1:
             self.block_sizes.append((channels.labels, size))
+            self.doubtful.append(channels.labels)  # new ones may lie inside of old blocks
 
     def normalize(self, call: Call, channels: Channels) -> bool:
         return writers_of(self.graph, call, channels.axis) is not None

@@ -78,7 +78,7 @@ def test_groups_that_new_channels_would_split_are_refused() -> None:
     x = keras.Input(image(2))
     both = layers.Concatenate()([conv(2, 3, "a")(x), conv(2, 5, "b")(x)])
     model = keras.Model(x, conv(2, 2, "c")(layers.GroupNormalization(2, name="gn")(both)))
-    with pytest.raises(kg.RefusedError, match=r"'gn' works on blocks of 4 channels"):
+    with pytest.raises(kg.GrowthError, match=r"'gn' works on blocks of 4 channels"):
         kg.widen(model, {"a": 7})
 
 
@@ -257,3 +257,13 @@ def test_a_failure_puts_the_graph_back(monkeypatch: pytest.MonkeyPatch) -> None:
     assert describe(model) == text
     for old, new in zip(before, predict(model, inputs_of(model)), strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+def test_groups_of_a_convolution_that_the_normalisation_does_not_have() -> None:
+    x = keras.Input(image(2))
+    norm = layers.GroupNormalization(1, name="gn")
+    model = keras.Model(x, conv(2, 2, "b")(norm(conv(2, 4, "a", groups=1)(conv(2, 4, "c")(x)))))
+    assert [s.name for s in kg.sites(model)] == ["c", "a"]
+    grouped = keras.Model(x, conv(2, 2, "b")(norm(conv(2, 4, "d", groups=2)(conv(2, 4, "e")(x)))))
+    (refusal,) = [r for r in kg.sites(grouped, refused=True) if r.producer == "d"]
+    assert "inside of old blocks" in refusal.reason
