@@ -1,5 +1,6 @@
 """One growth step, from sites and a method to a grown model: the way every public call takes."""
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -204,12 +205,14 @@ class GrowthStep:
         """The same report with a tolerance that knows how the model amplifies rounding errors.
 
         Wider kernels are summed in another order. Deep models multiply such errors: rounding
-        their inputs once more, by one unit in the last place, shows how much.
+        their inputs once more, by one unit in the last place, shows how much. Every call rounds
+        anew, and independent errors add up as the root of their number.
         """
         assert self.outputs is not None
         noise = compare(after, self.outputs(rounded(sample))).relative
+        expected = 2 * noise * math.sqrt(len(self.atlas.graph.calls))
         return replace(
-            report, tolerance=max(report.tolerance, min(2 * noise, 10 * report.tolerance))
+            report, tolerance=max(report.tolerance, min(expected, 100 * report.tolerance))
         )
 
     def install(self) -> None:
