@@ -163,7 +163,9 @@ def print_wider_layers(before: Any, after: Any) -> None:
     import keras_grow as kg
     from keras_grow.tools.console import make_console
 
-    widths_before = {site.name: site.width for site in kg.sites(before)}
+    sites_before = kg.sites(before)
+    widths_before = {site.name: site.width for site in sites_before}
+    layers_before = {p.path: p.width for site in sites_before for p, _ in site.members}
     table = Table(title="Widened", title_justify="left", pad_edge=False)
     table.add_column("layers", overflow="fold")
     table.add_column("width", justify="right", no_wrap=True)
@@ -176,6 +178,15 @@ def print_wider_layers(before: Any, after: Any) -> None:
                 f"{old} -> {site.width}",
                 Text("\n".join(site.consumers)),
             )
+            continue
+        for producer, _ in site.members:  # what grew alone is tied in its old channels only
+            alone = layers_before.get(producer.path, producer.width)
+            if alone != producer.width:
+                table.add_row(
+                    Text(producer.path),
+                    f"{alone} -> {producer.width}",
+                    Text("\n".join(site.consumers)),
+                )
     make_console().print(table)
 
 

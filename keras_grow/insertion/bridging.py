@@ -97,7 +97,7 @@ def bridge(
     Raises:
         GrowthError: no such layers, or no path between their shapes; the message says why.
     """
-    _check(model, after, before, width, method, data, seed)
+    _check(model, after, before, width, activation, method, data, seed)
     clone = copy_as_functional(model)
     _bridge(clone, after, before, width, activation, method, data, seed, None)
     return clone
@@ -131,16 +131,24 @@ def bridge_(
     Raises:
         GrowthError: as `bridge`.
     """
-    _check(model, after, before, width, method, data, seed)
+    _check(model, after, before, width, activation, method, data, seed)
     _backend.attach_state(model)
     return _bridge(model, after, before, width, activation, method, data, seed, slopes)
 
 
 def _check(
-    model: Any, after: str, before: str, width: Any, method: Any, data: Any, seed: Any
-) -> None:
+    model: Any, after: str, before: str, width: Any, activation: Any, method: Any, data: Any,
+    seed: Any,
+) -> None:  # fmt: skip
     graph_of(model)
     check_whole("width", width, 1)
+    try:
+        keras.activations.get(activation)
+    except (TypeError, ValueError) as error:
+        raise GrowthError(
+            "activation must be one that Keras knows, such as 'relu', a function, or None. "
+            f"Received: activation={activation!r}"
+        ) from error
     if seed is not None:
         check_whole("seed", seed, 0)
     chosen = methods.get(method)

@@ -138,6 +138,15 @@ class Projection(Rule):
         made = space.produce(call, weights, self.units, call.outputs[0].rank - 1)
         if self.activation is None:
             return [made]
+        if not hasattr(layer, self.activation):
+            # Not taken for none: an activation of another name may have no slope at 0.
+            space.refuse(
+                call,
+                [made],
+                f"has no attribute '{self.activation}'; name the one that holds its activation in "
+                "its rule, or write `activation = None` there",
+            )
+            return [None]
         return [activations.through(space, call, made, getattr(layer, self.activation))]
 
     def flops(self, call: Call, inputs: list[tuple], outputs: list[tuple]) -> float:

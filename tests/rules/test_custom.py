@@ -129,3 +129,14 @@ def test_a_rule_can_be_replaced() -> None:
     kg.register_rule(Gain)(kg.rules.PerChannel)
     kg.register_rule(Gain, replace=True)(kg.rules.Projection())
     assert isinstance(base.find(Gain), kg.rules.Projection)
+
+
+def test_a_projection_without_the_activation_of_its_rule_is_refused() -> None:
+    class Bare(kg.rules.Projection):
+        kernel, bias, units = "matrix", None, "width"
+
+    kg.register_rule(Cosine, replace=True)(Bare())
+    model = chain((3,), Cosine(4, name="a"), dense(2, "b"))
+    reasons = {r.producer: r.reason for r in kg.sites(model, refused=True)}
+    assert "has no attribute 'activation'" in reasons["a"]
+    assert "activation = None" in reasons["a"]

@@ -445,3 +445,9 @@ def test_a_failure_leaves_everything_as_it_was(where, monkeypatch):
     assert model.get_layer("b").activation is keras.activations.relu
     model.train_on_batch(x, y)
     kg.bridge_(model, after="a", before="b", data=(x, y))
+
+
+@pytest.mark.parametrize("activation", ["nope", 3])
+def test_an_unknown_activation_is_refused_by_name(activation):
+    with pytest.raises(kg.GrowthError, match=f"activation={activation!r}"):
+        kg.bridge(mlp(), after="a", before="b", activation=activation, method="random")

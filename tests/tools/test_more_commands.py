@@ -78,6 +78,7 @@ def test_one_branch_alone(run, good, tmp_path):
     )
     result = run("widen", good / "net.keras", "stem=6", "--alone", "-o", out)
     assert result.exit_code == 0, result.output
+    assert "4 -> 6" in result.stdout
     wider = keras.models.load_model(out)
     assert [wider.get_layer(name).filters for name in ("stem", "body")] == [6, 4]
 
