@@ -28,7 +28,7 @@ from keras_grow.growth.statistics import Measured, Statistics
 from keras_grow.planning import Atlas, Plan, Site, SitePlan, make_plan
 from keras_grow.planning.arrays import split_groups
 from keras_grow.planning.plan import INVERSE, OUTGOING
-from keras_grow.rules import LIKE_OLD
+from keras_grow.rules import LIKE_OLD, is_custom
 
 # Samples on which outputs before and after a growth are compared.
 CHECKED_SAMPLES = 32
@@ -198,8 +198,16 @@ class GrowthStep:
             self.surgery.undo()
             raise GrowthError(
                 f"Growing {names} would have changed what the model computes, so it was undone: "
-                f"{self.report}. Please report this model."
+                f"{self.report}. {self._culprit()}"
             )
+
+    def _culprit(self) -> str:
+        """Whose mistake it must be."""
+        ops = [call.op for call in self.atlas.graph.calls]
+        own = {type(op).__name__ for op in ops if is_custom(op)}
+        if own:
+            return f"Your own rule for {', '.join(sorted(own))} is probably wrong."
+        return "Please report this model."
 
     def _against_rounding(self, sample: Any, after: list[np.ndarray], report: Report) -> Report:
         """The same report with a tolerance that knows how the model amplifies rounding errors.

@@ -31,7 +31,7 @@ from keras_grow.rules.base import (
     Space,
     Weight,
 )
-from keras_grow.rules.custom import PerChannel, Projection, register_rule
+from keras_grow.rules.custom import PerChannel, Projection, is_custom, register_rule
 from keras_grow.rules.lookup import has_rule, rule_for
 from keras_grow.rules.opened import flow
 
@@ -48,6 +48,7 @@ __all__ = [
     "Weight",
     "flow",
     "has_rule",
+    "is_custom",
     "register_rule",
     "rule_for",
 ]

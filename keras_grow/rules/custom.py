@@ -11,6 +11,8 @@ from keras_grow.graph import Call
 from keras_grow.rules import activations, base
 from keras_grow.rules.base import UNKNOWN, Channels, Rule, Space, along
 
+_CUSTOM: set[type] = set()
+
 
 def register_rule(*classes: type, replace: bool = False) -> Callable[[Any], Any]:
     """Teaches keras_grow how channels pass a layer of your own.
@@ -51,9 +53,15 @@ def register_rule(*classes: type, replace: bool = False) -> Callable[[Any], Any]
 
     def decorate(rule: Any) -> Any:
         base.register_instance(_as_rule(rule), *classes)
+        _CUSTOM.update(classes)
         return rule
 
     return decorate
+
+
+def is_custom(op: Any) -> bool:
+    """Whether the rule of a layer was registered by the user."""
+    return type(op) in _CUSTOM
 
 
 def _as_rule(rule: Any) -> Rule:
