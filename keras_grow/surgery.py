@@ -14,6 +14,7 @@ from keras_grow.growth.engine import Growth, GrowthStep
 from keras_grow.growth.outputs import Outputs
 from keras_grow.planning import Atlas, Plan, Refusal, Site, make_plan, survey
 from keras_grow.planning.cost import graph_flops
+from keras_grow.planning.drafting import check_amount
 from keras_grow.planning.plan import INVERSE, OUTGOING
 
 
@@ -191,6 +192,7 @@ def amounts_of(atlas: Atlas, widths: Mapping[str, int]) -> dict[Site, int]:
                 "addition, so zeros in its place would change the function or never learn. Name "
                 "both, or leave out alone=True."
             )
+        check_amount(site, added)
         if amounts.setdefault(site, added) != added:
             tied = ", ".join(f"'{p}'" for p in site.producers)
             raise GrowthError(

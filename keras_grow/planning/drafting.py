@@ -23,6 +23,9 @@ from keras_grow.planning.sites import Atlas, Site
 from keras_grow.rules import Channels, Weight, flow
 from keras_grow.rules.base import UNKNOWN
 
+# New channels of one site. No layer is nearly as wide; a slip of the hand would fill the memory.
+MOST_ADDED = 10_000_000
+
 
 def check_amount(site: Site, added: int) -> None:
     """Raises GrowthError unless the site can grow by `added` channels."""
@@ -30,6 +33,11 @@ def check_amount(site: Site, added: int) -> None:
         raise GrowthError(
             f"Site '{site.name}' is {site.width} wide and can only become wider. "
             f"Received: width {site.width + added}."
+        )
+    if added > MOST_ADDED:
+        raise GrowthError(
+            f"Site '{site.name}' is {site.width} wide and can grow by at most {MOST_ADDED:,} "
+            f"channels at a time. Received: width {site.width + added}."
         )
     if added % site.granularity:
         up = site.width + -(-added // site.granularity) * site.granularity

@@ -184,3 +184,14 @@ def test_models_without_a_graph() -> None:
 
     with pytest.raises(kg.GrowthError, match="subclassed"):
         kg.sites(Subclassed())
+
+
+def test_a_width_that_no_memory_holds_is_refused_at_once():
+    inputs = keras.Input((4,))
+    hidden = keras.layers.Dense(3, name="a")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(2)(hidden))
+    for attempt in (kg.plan, kg.widen, kg.grow_):
+        with pytest.raises(
+            kg.GrowthError, match=r"at most 10,000,000 .*Received: width 1000000000"
+        ):
+            attempt(model, {"a": 10**9})
