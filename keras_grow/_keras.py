@@ -300,9 +300,8 @@ def models_using(layers: list) -> list:
     """Every living Keras model that contains one of `layers`, found through the collector."""
     wanted = {id(layer) for layer in layers}
     found = []
-    # Objects refer to their class: this is half the time of looking at all objects one by one.
     classes = _subclasses(keras.Model)
-    for candidate in gc.get_referrers(*classes):
+    for candidate in _living(classes):
         if type(candidate) in classes and getattr(candidate, "built", False):
             try:
                 below = sublayers(candidate)
@@ -311,6 +310,15 @@ def models_using(layers: list) -> list:
             if any(id(layer) in wanted for layer in below):
                 found.append(candidate)
     return found
+
+
+def _living(classes: set[type]) -> list:
+    """All objects of these classes.
+
+    `gc.get_referrers(*classes)` takes half the time, but asks every object in memory what it
+    refers to, and extension types of other packages have crashed over that.
+    """
+    return [o for o in gc.get_objects() if type(o) in classes]
 
 
 def _subclasses(cls: type) -> set[type]:
@@ -661,15 +669,13 @@ def set_layers(model: Any, layers: list) -> Callable[[], None]:
 def living_graphs() -> list:
     """Every functional graph in memory, found through the collector."""
     classes = _subclasses(Function)
-    return [
-        f for f in gc.get_referrers(*classes) if type(f) in classes and "_nodes_by_depth" in vars(f)
-    ]
+    return [f for f in _living(classes) if "_nodes_by_depth" in vars(f)]
 
 
 def living_early_stoppings(model: Any) -> list:
     """The `EarlyStopping` callbacks that watch `model`."""
     classes = _subclasses(keras.callbacks.EarlyStopping)
-    found = [c for c in gc.get_referrers(*classes) if type(c) in classes]
+    found = _living(classes)
     return [c for c in found if getattr(c, "_model", None) is model]
 
 

@@ -232,13 +232,13 @@ class UnitNormalizationRule(Rule):
 
 
 def _only_zeros(call: Call, x: Channels, space: Space) -> None:
-    if ((x.labels < 0) & ~(x.values == 0)).any():
-        space.refuse(
-            call,
-            [x],
-            "divides by the size of all channels, so new ones must arrive as exact zeros; use "
-            "the outgoing form, and an activation that maps 0 to 0 before it",
-        )
+    space.require(
+        call,
+        x,
+        lambda values: values == 0,
+        "divides by the size of all channels, so new ones must arrive as exact zeros; use the "
+        "outgoing form, and an activation that maps 0 to 0 before it",
+    )
 
 
 @register(keras.layers.GroupNormalization)

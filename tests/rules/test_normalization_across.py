@@ -40,7 +40,7 @@ def test_rms_needs_zeros() -> None:
     norm = layers.RMSNormalization()
     model = chain((3,), dense(6, "a", activation="sigmoid"), norm, dense(4, "b"))
     for form in ("outgoing", "inverse"):
-        with pytest.raises(kg.RefusedError, match="must arrive as exact zeros"):
+        with pytest.raises(kg.GrowthError, match="must arrive as exact zeros"):
             kg.plan(model, {"a": 9}, form=form)
 
 
