@@ -17,14 +17,15 @@ if TYPE_CHECKING:
     from keras_grow import rules, testing
     from keras_grow.apply import Slopes
     from keras_grow.errors import DataError, GrowthError, RefusedError
-    from keras_grow.growth import methods, schedules, selectors
-    from keras_grow.growth.callback import GrowthCallback
+    from keras_grow.growth import methods
     from keras_grow.growth.events import GrowthEvent, SiteGrowth
     from keras_grow.growth.outputs import Report, verify
     from keras_grow.insertion import bridge, bridge_, insert, insert_
     from keras_grow.planning import Plan, Refusal, Site
     from keras_grow.rules import register_rule
     from keras_grow.surgery import flops, grow_, plan, sites, widen
+    from keras_grow.training import schedules, selectors
+    from keras_grow.training.callback import GrowthCallback
 
 __version__ = "0.1.0"
 
@@ -61,14 +62,15 @@ __all__ = [
 _HOME = {
     "keras_grow.apply": ("Slopes",),
     "keras_grow.errors": ("DataError", "GrowthError", "RefusedError"),
-    "keras_grow.growth": ("methods", "schedules", "selectors"),
-    "keras_grow.growth.callback": ("GrowthCallback",),
+    "keras_grow.growth": ("methods",),
     "keras_grow.growth.events": ("GrowthEvent", "SiteGrowth"),
     "keras_grow.growth.outputs": ("Report", "verify"),
     "keras_grow.insertion": ("bridge", "bridge_", "insert", "insert_"),
     "keras_grow.planning": ("Plan", "Refusal", "Site"),
     "keras_grow.rules": ("register_rule",),
     "keras_grow.surgery": ("flops", "grow_", "plan", "sites", "widen"),
+    "keras_grow.training": ("schedules", "selectors"),
+    "keras_grow.training.callback": ("GrowthCallback",),
 }
 _MODULES = ("rules", "testing")
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

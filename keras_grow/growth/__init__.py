@@ -1,1 +1,1 @@
-"""How new weights are chosen, when and where to grow, and the callback that does it in `fit`."""
+"""How new weights are chosen, and one growth step from sites to a grown model."""

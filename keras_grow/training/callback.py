@@ -17,10 +17,10 @@ from keras_grow.growth.data import GrowthData
 from keras_grow.growth.engine import GrowthStep
 from keras_grow.growth.events import GrowthEvent
 from keras_grow.growth.outputs import Outputs
-from keras_grow.growth.schedules import Every, Schedule
-from keras_grow.growth.selectors import All, Occasion, Selector
 from keras_grow.planning import survey
 from keras_grow.planning.cost import graph_flops
+from keras_grow.training.schedules import Every, Schedule
+from keras_grow.training.selectors import All, Occasion, Selector
 
 
 class GrowthCallback(keras.callbacks.Callback):
