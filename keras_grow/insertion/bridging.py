@@ -20,10 +20,12 @@ from keras_grow.apply.structure import Place, Rewiring, find
 from keras_grow.errors import GrowthError, all_or_nothing, check_whole
 from keras_grow.graph import graph_of
 from keras_grow.growth import methods
-from keras_grow.growth.data import Batch, GrowthData
+from keras_grow.growth.data import Batch, Batches, GrowthData
 from keras_grow.growth.engine import GrowthStep
 from keras_grow.growth.methods import Problem
+from keras_grow.growth.methods.base import SPLIT
 from keras_grow.growth.outputs import Outputs, compare, random_inputs, tolerance_of
+from keras_grow.growth.statistics import SiteGradients
 from keras_grow.insertion.inserting import CHECKED_SAMPLES
 from keras_grow.insertion.paths import connect
 from keras_grow.planning import SitePlan, survey
@@ -142,6 +144,25 @@ def _check(
 ) -> None:  # fmt: skip
     graph_of(model)
     check_whole("width", width, 1)
+    _check_activation(activation)
+    if seed is not None:
+        check_whole("seed", seed, 0)
+    chosen = methods.get(method)
+    if SPLIT in getattr(chosen, "forms", ()):
+        raise GrowthError(
+            "A new layer has no neurons yet that could be split (paper, section 2). Use "
+            f"method='gradmax' or 'random'. Received: method={chosen.name!r}."
+        )
+    _ends(model, after, before)
+    if chosen.needs_gradients and (data is None or not getattr(model, "compiled", False)):
+        lacks = "data=(x, y)" if data is None else "a compiled model"
+        raise GrowthError(
+            f"The method '{chosen.name}' looks at gradients and needs {lacks}. "
+            "Or use method='random'."
+        )
+
+
+def _check_activation(activation: Any) -> None:
     try:
         keras.activations.get(activation)
     except (TypeError, ValueError) as error:
@@ -149,15 +170,33 @@ def _check(
             "activation must be one that Keras knows, such as 'relu', a function, or None. "
             f"Received: activation={activation!r}"
         ) from error
-    if seed is not None:
-        check_whole("seed", seed, 0)
-    chosen = methods.get(method)
-    _ends(model, after, before)
-    if chosen.needs_statistics and (data is None or not getattr(model, "compiled", False)):
-        lacks = "data=(x, y)" if data is None else "a compiled model"
+
+
+def check_bridge(model: Any, *, after: str, before: str, activation: Any = "relu") -> str | None:
+    """What `bridge_` would do in a live model, without doing it.
+
+    Returns:
+        The path of the hidden layer that would become wider; None where one would be built.
+
+    Raises:
+        GrowthError: as `bridge_`, as far as that can be told beforehand.
+    """
+    graph_of(model)
+    _check_activation(activation)
+    start, end = _ends(model, after, before)
+    known = _existing(start, end, activation)
+    if known is None:
+        _check_owner(end)
+        return None
+    return end.path[: len(end.path) - len(end.op.name)] + known.name
+
+
+def _check_owner(end: Place) -> None:
+    if isinstance(end.owner, keras.Sequential):
         raise GrowthError(
-            f"The method '{chosen.name}' looks at gradients and needs {lacks}. "
-            "Or use method='random'."
+            f"'{end.owner.name}' is a Sequential model, a chain, which cannot hold a bridge. "
+            "Build the model from keras.Model(model.inputs, model.outputs), or use kg.bridge, "
+            "which turns the outermost model into a functional one."
         )
 
 
@@ -215,12 +254,7 @@ def _bridge(
         now = survey(model).find(path).width
         grow_(model, {path: now + width}, method, data, seed, slopes=slopes)
         return path
-    if isinstance(end.owner, keras.Sequential):
-        raise GrowthError(
-            f"'{end.owner.name}' is a Sequential model, a chain, which cannot hold a bridge. "
-            "Build the model from keras.Model(model.inputs, model.outputs), or use kg.bridge, "
-            "which turns the outermost model into a functional one."
-        )
+    _check_owner(end)
     graph = graph_of(model)
     batch = None
     if data is not None:
@@ -344,8 +378,8 @@ class _Filling(GrowthStep):
     initial: dict[int, np.ndarray]
     rewiring: Rewiring
 
-    def problem(self, site: SitePlan, matrix: np.ndarray | None) -> Problem:
-        posed = super().problem(site, matrix)
+    def problem(self, site: SitePlan, gradients: SiteGradients | None) -> Problem:
+        posed = super().problem(site, gradients)
 
         def rows(edit: Any, positions: np.ndarray) -> np.ndarray:
             kernel = np.moveaxis(self.initial[id(edit.variable)], edit.axis, 0)
@@ -379,7 +413,8 @@ def _fill(
     atlas = survey(model)
     path = next(p for p, op in atlas.graph.paths.items() if op is built.hidden)
     site = atlas.find(path)
-    step = _Filling(atlas, {site: site.width}, method, rng, batch, slopes)
+    batches = None if batch is None else Batches(batch)
+    step = _Filling(atlas, {site: site.width}, method, rng, batches, slopes)
     step.initial, step.rewiring = built.initial, rewiring
     step.run()
 
