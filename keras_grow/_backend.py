@@ -244,3 +244,40 @@ def attention_needs_one_size() -> bool:
     On JAX `keras.ops.dot_product_attention` fails otherwise (Keras 3.15).
     """
     return name() == "jax"
+
+
+def pullback(function: Callable[[Any], Any], x: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """`function(x)`, and what turns weights on its entries into the gradient by x.
+
+    On JAX it runs op by op: what is compiled of an op is used again wherever shapes are the same,
+    while every site would be compiled anew as a whole.
+    """
+    if name() == "jax":
+        import jax
+
+        y, pull = jax.vjp(function, x)
+        return y, lambda weights: pull(keras.ops.cast(weights, y.dtype))[0]
+    if name() == "torch":
+        import torch
+
+        with torch.enable_grad():
+            at = x.detach().requires_grad_()
+            out = function(at)
+
+        def back(weights: Any) -> Any:
+            if not out.requires_grad:
+                return torch.zeros_like(at)
+            found = torch.autograd.grad(
+                out, at, weights.to(out.dtype), retain_graph=True, allow_unused=True
+            )[0]
+            return torch.zeros_like(at) if found is None else found
+
+        return out.detach(), back
+    import tensorflow as tf
+
+    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+        tape.watch(x)
+        out = function(x)
+    return out, lambda weights: tape.gradient(
+        out, x, tf.cast(weights, out.dtype), unconnected_gradients=tf.UnconnectedGradients.ZERO
+    )

@@ -70,6 +70,7 @@ def widen(
     seed: int | None = None,
     form: str = "auto",
     alone: bool = False,
+    batches: int | None = 1,
 ) -> Any:
     """A wider model that computes the same.
 
@@ -80,12 +81,15 @@ def widen(
     Args:
         model: a built functional or Sequential model; it is not changed.
         widths: NEW widths by layer or site name; tied layers grow together.
-        method: "random", "gradmax", or an object from `keras_grow.methods`.
-        data: growth data, as `GrowthCallback` takes it; needed by "gradmax".
+        method: a name such as "random" or "gradmax", or an object from `keras_grow.methods`.
+        data: growth data, as `GrowthCallback` takes it; needed by methods that look at gradients.
         seed: of the new weights; None draws a fresh one.
-        form: "auto", "outgoing" (new fan-in zero) or "inverse" (new fan-out zero).
+        form: "auto", "outgoing" (new fan-in zero), "inverse" (new fan-out zero), or another form
+            that the method knows.
         alone: grow only the named layers, not those that an Add ties to them: what their output
             is added to is padded with zeros instead (He et al. 2016, option A).
+        batches: how many batches of 512 samples (or of the data's own size) gradients are taken
+            on; None for all the data.
 
     Returns:
         A new model that shares no variable with `model`, compiled as it is, with its optimizer
@@ -96,7 +100,7 @@ def widen(
     """
     amounts_of(survey(model, _alone(widths, alone)), widths)  # fail before copying anything
     clone, own = borrow_model(model)
-    _grow_model(clone, widths, method, data, seed, form, alone, None, disposable=True)
+    _grow_model(clone, widths, method, data, seed, form, alone, None, batches, disposable=True)
     own()
     return clone
 
@@ -110,6 +114,7 @@ def grow_(
     form: str = "auto",
     slopes: Slopes | None = None,
     alone: bool = False,
+    batches: int | None = 1,
 ) -> Growth:
     """Widens a model in place, compiled or not; what `GrowthCallback` does at every growth.
 
@@ -117,7 +122,7 @@ def grow_(
     succeeds or leaves the model as it was.
 
     Args:
-        model, widths, method, data, seed, form, alone: as for `widen`.
+        model, widths, method, data, seed, form, alone, batches: as for `widen`.
         slopes: for custom training loops: a `keras_grow.Slopes` in which activations with an
             explicit slope at zero are noted; call its `remove()` when training ends. Without it
             new neurons are made trainable with the plain activations, as by `widen`.
@@ -125,7 +130,7 @@ def grow_(
     Returns:
         What was done: `.sites`, `.report`, `.loss`, `.seconds`.
     """
-    return _grow_model(model, widths, method, data, seed, form, alone, slopes)
+    return _grow_model(model, widths, method, data, seed, form, alone, slopes, batches)
 
 
 def _grow_model(
@@ -137,6 +142,7 @@ def _grow_model(
     form: str,
     alone: bool,
     slopes: Slopes | None,
+    batches: int | None = 1,
     disposable: bool = False,
 ) -> Growth:
     chosen = methods.get(method)
@@ -144,12 +150,13 @@ def _grow_model(
         check_whole("seed", seed, 0)
     atlas = survey(model, _alone(widths, alone))
     amounts = amounts_of(atlas, widths)
-    batch = None
+    drawn = None
     if data is not None:
-        batch = GrowthData(data, batch_size=512, seed=seed or 0).batch(0, atlas.graph)
+        source = GrowthData(data, batch_size=512, seed=seed or 0)
+        drawn = source.batches(0, atlas.graph, batches)
     rng = np.random.default_rng(seed)
     outputs = Outputs(atlas.graph)
-    return GrowthStep(atlas, amounts, chosen, rng, batch, slopes, outputs, form, disposable).run()
+    return GrowthStep(atlas, amounts, chosen, rng, drawn, slopes, outputs, form, disposable).run()
 
 
 def _alone(widths: Mapping[str, int], alone: bool) -> Iterable[str]:

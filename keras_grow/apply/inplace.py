@@ -20,7 +20,7 @@ from keras_grow.apply.structure import Rewiring
 from keras_grow.errors import all_or_nothing
 from keras_grow.graph import Ref
 from keras_grow.planning import Edit, Plan
-from keras_grow.planning.arrays import grown_value
+from keras_grow.planning.arrays import Copying, grown_value
 
 Fans = dict[Edit, list[tuple[np.ndarray, np.ndarray]]]
 
@@ -33,6 +33,8 @@ class Surgery:
         plan: what grows.
         fan_out, fan_in: by edit, pairs of positions along the grown axis and new weights, as
             `grown_value` takes them. What is left out is zero.
+        entries: by per-channel edit, positions and values that are not to be the edit's fill.
+        copies: by edit, new entries that are copies of old ones.
         seed: of new weights that may hold anything.
         disposable: the model is given up if something fails: nothing is kept to undo it with.
     """
@@ -40,6 +42,8 @@ class Surgery:
     plan: Plan
     fan_out: Fans = field(default_factory=dict)
     fan_in: Fans = field(default_factory=dict)
+    entries: Fans = field(default_factory=dict)
+    copies: dict[Edit, Copying] = field(default_factory=dict)
     seed: int = 0
     disposable: bool = False
     _undo: list[Callable[[], None]] = field(default_factory=list, repr=False)
@@ -81,7 +85,11 @@ class Surgery:
 
     def _grown_value(self, variable: Any, value: np.ndarray, edits: list[Edit]) -> np.ndarray:
         value = self._rewritten(variable, value)
-        return grown_value(value, edits, self.fan_out, self.fan_in, self.seed) if edits else value
+        if not edits:
+            return value
+        return grown_value(
+            value, edits, self.fan_out, self.fan_in, self.seed, self.entries, self.copies
+        )
 
     def _rewritten(self, variable: Any, value: np.ndarray) -> np.ndarray:
         if id(variable) not in self.plan.rewrites:

@@ -1,6 +1,6 @@
 """Growth data of any kind as checked batches of NumPy arrays."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -11,6 +11,22 @@ from keras_grow.errors import DataError, check_whole
 from keras_grow.graph import Graph
 
 Batch = tuple[Any, Any, Any]
+
+
+class Batches:
+    """The batches of one growth event, drawn as they are asked for. Iterates once.
+
+    Attributes:
+        first: the first of them.
+    """
+
+    def __init__(self, first: Batch, more: Iterable[Batch] = ()) -> None:
+        self.first = first
+        self._more = more
+
+    def __iter__(self) -> Iterator[Batch]:
+        yield self.first
+        yield from self._more
 
 
 class GrowthData:
@@ -36,6 +52,8 @@ class GrowthData:
         check_whole("batch_size", batch_size, 1)
         self.batch_size = batch_size
         self.seed = seed
+        self._data = data
+        self._size: int | None = None  # of arrays
         self._draw = self._source(data)
 
     def batch(self, number: int, graph: Graph) -> Batch:
@@ -44,7 +62,43 @@ class GrowthData:
         Raises:
             DataError: it is empty, of the wrong structure or shape, or not finite.
         """
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(self._draw(number))
+        return self._checked(self._draw(number), graph)
+
+    def batches(self, number: int, graph: Graph, count: int | None = 1) -> Batches:
+        """Batches for growth event `number`, each checked like one of `batch`.
+
+        Args:
+            count: how many; None for all the data, once.
+
+        Raises:
+            DataError: as `batch`, for the first here and for others as they are drawn; or all the
+                data is wanted of a function.
+        """
+        if count is None:
+            drawn = (self._checked(b, graph) for b in self._all())
+            return Batches(next(drawn), drawn)
+        first = self.batch(number * count, graph)
+        return Batches(first, (self.batch(number * count + i, graph) for i in range(1, count)))
+
+    def _all(self) -> Iterator[Any]:
+        data = self._data
+        if isinstance(data, keras.utils.PyDataset):
+            return (data[i] for i in range(_length(data)))
+        if self._size is not None:
+            starts = range(0, self._size, self.batch_size)
+            parts = tuple(data) if isinstance(data, (tuple, list)) else (data,)
+            return (_part(parts, slice(a, a + self.batch_size)) for a in starts)
+        if isinstance(self._draw, _Cycle):
+            first = self._draw(0)  # which complains if there is none
+            del first
+            return (tuple(b) if isinstance(b, list) else b for b in data)
+        raise DataError(
+            "batches=None looks at all the growth data, but a function has no end. Pass "
+            f"batches=N, or arrays or a dataset. Received: {type(data).__name__}."
+        )
+
+    def _checked(self, drawn: Any, graph: Graph) -> Batch:
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(drawn)
         x, y, sample_weight = (
             None if part is None else tree.map_structure(_array, part)
             for part in (x, y, sample_weight)
@@ -87,6 +141,7 @@ class GrowthData:
         (size,) = sizes
         if size == 0:
             raise DataError("The growth data is empty. Received: 0 samples.")
+        self._size = size
 
         def draw(number: int) -> Any:
             if size <= self.batch_size:
@@ -94,11 +149,13 @@ class GrowthData:
             else:
                 rng = np.random.default_rng([self.seed, number])
                 chosen = np.sort(rng.choice(size, self.batch_size, replace=False))
-            return tuple(
-                None if p is None else tree.map_structure(lambda a: a[chosen], p) for p in parts
-            )
+            return _part(parts, chosen)
 
         return draw
+
+
+def _part(parts: tuple, chosen: Any) -> tuple:
+    return tuple(None if p is None else tree.map_structure(lambda a: a[chosen], p) for p in parts)
 
 
 class _Cycle:

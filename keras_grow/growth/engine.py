@@ -2,10 +2,10 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -13,9 +13,10 @@ from keras_grow import _backend
 from keras_grow.apply import Slopes, Surgery
 from keras_grow.errors import GrowthError, RefusedError, all_or_nothing
 from keras_grow.graph import Call, graph_of
-from keras_grow.growth.data import Batch
+from keras_grow.growth.data import Batch, Batches
 from keras_grow.growth.events import SiteGrowth
 from keras_grow.growth.methods import Method, Problem, Solution
+from keras_grow.growth.methods.base import FORMS, JOINT, SPLIT
 from keras_grow.growth.outputs import (
     Outputs,
     Report,
@@ -24,11 +25,11 @@ from keras_grow.growth.outputs import (
     rounded,
     tolerance_of,
 )
-from keras_grow.growth.statistics import Measured, Statistics
+from keras_grow.growth.placing import place, place_moments, problem_of
+from keras_grow.growth.statistics import Measured, Recording, SiteGradients, measure, unit
 from keras_grow.planning import Atlas, Plan, Site, SitePlan, make_plan
-from keras_grow.planning.arrays import split_groups
 from keras_grow.planning.plan import INVERSE, OUTGOING
-from keras_grow.rules import LIKE_OLD, is_custom
+from keras_grow.rules import LIKE_OLD, NoSlope, is_custom
 
 # Samples on which outputs before and after a growth are compared.
 CHECKED_SAMPLES = 32
@@ -65,12 +66,13 @@ class GrowthStep:
         amounts: new channels by site.
         method: how new weights are chosen.
         rng: the only source of randomness.
-        batch: growth data; needed by methods that look at gradients.
+        batches: growth data; needed by methods that look at gradients. Outputs are compared on
+            the first.
         slopes: where activations with an explicit slope at zero are put in place. Without it
             (offline) new neurons are made so that the plain activation trains them: the inverse
             form, or for gradient methods a fan-in of `NUDGE`.
         outputs: checks outputs before and after on `batch`, and undoes the growth if they differ.
-        form: "outgoing", "inverse" or "auto".
+        form: "auto", or one of `methods.base.FORMS` that the method knows.
         disposable: the model is given up if growth fails, so its old weights need not be kept.
     """
 
@@ -80,7 +82,7 @@ class GrowthStep:
         amounts: Mapping[Site, int],
         method: Method,
         rng: np.random.Generator,
-        batch: Batch | None = None,
+        batches: Batches | None = None,
         slopes: Slopes | None = None,
         outputs: Outputs | None = None,
         form: str = "auto",
@@ -92,7 +94,7 @@ class GrowthStep:
         self.amounts = amounts
         self.method = method
         self.rng = rng
-        self.batch = batch
+        self.batches = batches
         self.slopes = slopes
         self.outputs = outputs
         self.form = form
@@ -106,31 +108,53 @@ class GrowthStep:
         Raises:
             GrowthError: it cannot be done; the model is as it was.
         """
+        self._through(self.prepare, self.measure, self.choose, self.operate, self.install)
+        return self._growth()
+
+    def decide(self) -> Growth:
+        """What `run` would do, new weights chosen; nothing is changed.
+
+        Raises:
+            GrowthError: it cannot be done.
+        """
+        self._through(self.prepare, self.measure, self.choose)
+        return self._growth()
+
+    def _through(self, *phases: Callable[[], None]) -> None:
         _backend.attach_state(self.model)
-        phases = (self.prepare, self.measure, self.choose, self.operate, self.install)
         for phase in phases:
             phase()
-        sites = [_record(s, self.method, solution) for s, solution in self.solutions.items()]
+
+    def _growth(self) -> Growth:
+        sites = [
+            _record(site, self._form(site), self.method, solution)
+            for site, solution in self.solutions.items()
+        ]
         loss = None if self.measured is None else self.measured.loss
         return Growth(self.plan, sites, loss, self.report, self.seconds)
 
     def prepare(self) -> None:
         """Makes the plan and, where gradients are wanted, what computes them."""
         with self._phase("plan"):
-            forms = _forms(self.atlas, self.amounts, self.method, self.slopes, self.form)
-            self.plan = make_plan(self.atlas, self.amounts, forms)
+            self.forms = forms_for(self.atlas, self.amounts, self.method, self.slopes, self.form)
+            self.plan = make_plan(self.atlas, self.amounts, _planned(self.forms))
             self.stuck = {s for c in self.plan.activations.values() for s in self.plan.passing(c)}
-            self.statistics = None
-            if self.method.needs_statistics:
+            for site in self.plan.sites:
+                self._check_form(site)
+            self.recording = None
+            if self.method.needs_gradients:
                 self._check_gradients()
-                self.statistics = Statistics(self.plan)
+                inputs = getattr(self.method, "needs_inputs", False)
+                self.recording = Recording(self.plan, inputs=inputs)
 
     def measure(self) -> None:
-        """One forward and backward pass for all sites."""
-        if self.statistics is not None:
-            assert self.batch is not None
+        """One forward and backward pass for all sites, for every batch of growth data."""
+        if self.recording is not None:
+            assert self.batches is not None
             with self._phase("statistics"):
-                self.measured = self.statistics(*self.batch)
+                self.measured = measure(self.plan, self.recording, self.batches)
+                for site, reason in self.measured.skipped.items():
+                    self._no_slope(site, reason)
 
     def choose(self) -> None:
         """Lets the method choose the new weights of every site."""
@@ -138,40 +162,34 @@ class GrowthStep:
         if any(edit.fill is LIKE_OLD for edit in self.plan.edits):
             self.surgery.seed = int(self.rng.integers(2**31))
         self.solutions: dict[SitePlan, Solution] = {}
-        measured = self.measured
-        if self.statistics is None or measured is None:
-            with self._phase("choice"):
-                for site in self.plan.sites:  # one after another: each copies its kernels
-                    problem = self.problem(site, None)
-                    directions = self.method.directions(problem, self.rng)
-                    self._solve(site, problem, directions, None)
-            return
         with self._phase("choice"):
-            problems = {s: self.problem(s, measured.matrices[s]) for s in self.plan.sites}
-            found = {s: self.method.directions(p, self.rng) for s, p in problems.items()}
-        steps: dict[SitePlan, np.ndarray] = {}
-        if self.method.needs_steps:
-            with self._phase("statistics"):
-                wanted = {s: d.T for s, d in found.items() if len(d)}
-                steps = self.statistics.steps(measured, wanted)
-        with self._phase("choice"):
-            for site, problem in problems.items():
-                self._solve(site, problem, found[site], steps.get(site))
+            for site in self.plan.sites:  # one after another: each copies its kernels
+                gradients = None if self.measured is None else self.measured.sites[site]
+                self._solve(site, gradients)
 
-    def _solve(
-        self, site: SitePlan, problem: Problem, directions: np.ndarray, step: np.ndarray | None
-    ) -> None:
-        solution = self.method.solve(problem, directions, step, self.rng)
+    def _solve(self, site: SitePlan, gradients: SiteGradients | None) -> None:
+        problem = self.problem(site, gradients)
+        try:
+            solution = self.method.solve(problem, self.rng)
+            if gradients is not None and site.form == INVERSE and solution.fan_in.any():
+                place_moments(self.surgery, site, gradients, solution.fan_in)
+        except NoSlope as reason:
+            self._no_slope(site, str(reason))
+        self._check_solution(problem, solution)
         self.solutions[site] = solution
-        fan_in = solution.fan_in
-        offline = self.slopes is None and site.form == OUTGOING
-        if offline and site.site in self.stuck and not fan_in.any():
-            fan_in = _nudged(problem, solution, self.rng)
-        _place(self.surgery, site, solution.fan_out, fan_in)
+        offline = self.slopes is None and problem.form == OUTGOING
+        if offline and site.site in self.stuck and not solution.fan_in.any():
+            solution = replace(solution, fan_in=_nudged(problem, solution, self.rng))
+        place(self.surgery, site, solution)
 
-    def problem(self, site: SitePlan, matrix: np.ndarray | None) -> Problem:
+    def problem(self, site: SitePlan, gradients: SiteGradients | None) -> Problem:
         """What the method is to solve at one site."""
-        return problem_of(site, matrix)
+        return problem_of(site, self._form(site), gradients)
+
+    def _form(self, site: SitePlan) -> str:
+        """The form as the method knows it; a site may take the inverse form whatever is asked."""
+        asked = self.forms[site.site]
+        return site.form if asked in (OUTGOING, INVERSE) else asked
 
     def operate(self) -> None:
         """Carries the plan out and checks that the outputs are the same, or undoes it."""
@@ -180,7 +198,7 @@ class GrowthStep:
                 self.surgery.apply()
             return
         with self._phase("verification"):
-            sample = _sample(self.model, self.batch)
+            sample = _sample(self.model, None if self.batches is None else self.batches.first)
             if not self.outputs.serves(self.atlas.graph):
                 self.outputs.renew(self.atlas.graph)
             before = self.outputs(sample)
@@ -196,12 +214,16 @@ class GrowthStep:
             self.report = compare(before, after, tolerance_of(self.model))
             if not self.report:
                 self.report = self._against_rounding(sample, after, self.report)
-        if not self.report and not getattr(self.method, "epsilon", 0.0):
+        if not self.report and not self._may_change():
             self.surgery.undo()
             raise GrowthError(
                 f"Growing {names} would have changed what the model computes, so it was undone: "
                 f"{self.report}. {self._culprit()}"
             )
+
+    def _may_change(self) -> bool:
+        """Whether a change of the function was asked for."""
+        return bool(getattr(self.method, "epsilon", 0.0)) or JOINT in self.forms.values()
 
     def _culprit(self) -> str:
         """Whose mistake it must be."""
@@ -233,7 +255,7 @@ class GrowthStep:
 
     def _check_gradients(self) -> None:
         name, model = self.method.name, self.model
-        if self.batch is None:
+        if self.batches is None:
             raise GrowthError(
                 f"The method '{name}' looks at gradients and needs data to take them on. "
                 "Pass data=(x, y), or use method='random'."
@@ -243,13 +265,42 @@ class GrowthStep:
                 f"The method '{name}' needs the gradient of a loss, but model '{model.name}' is "
                 "not compiled. Call model.compile(optimizer, loss) first, or use method='random'."
             )
-        for site in self.plan.sites:
-            if site.form == INVERSE:
+
+    def _check_form(self, site: SitePlan) -> None:
+        form, known = self._form(site), getattr(self.method, "forms", (OUTGOING, INVERSE))
+        if form not in known:
+            raise GrowthError(
+                f"The method '{self.method.name}' cannot grow site '{site.site.name}' in the "
+                f"{form} form, which is the one that keeps the function there; it knows "
+                f"{', '.join(known)}. Use method='random' there, or leave it out with names=."
+            )
+        if form != SPLIT:
+            return
+        # A copy computes the same as its parent only where every channel is treated by itself.
+        if site.site.granularity > 1 or self.plan.rewires or self.plan.rewrites:
+            raise GrowthError(
+                f"Site '{site.site.name}' cannot be grown by splitting: a layer on it works on "
+                "several channels together (a normalisation across channels, groups, or the size "
+                "of an attention head), where a copy changes the others. Use another method there."
+            )
+
+    def _check_solution(self, problem: Problem, solution: Solution) -> None:
+        """A method may be the user's own."""
+        for name, existing in (("fan_out", problem.fan_out), ("fan_in", problem.fan_in)):
+            found = np.asarray(getattr(solution, name))
+            wanted = (problem.added, existing.shape[1])
+            if found.shape != wanted or not np.isfinite(found).all():
+                what = f"shape {found.shape}" if found.shape != wanted else "values not finite"
                 raise GrowthError(
-                    f"The method '{name}' cannot grow site '{site.site.name}': its activation "
-                    "does not map 0 to 0, so a zero fan-in would change the function. Use "
-                    "method='random' there, or leave it out with names=."
+                    f"The method '{self.method.name}' must return a {name} of finite numbers with "
+                    f"a row for every new neuron, shape {wanted}. Received: {what}."
                 )
+
+    def _no_slope(self, site: SitePlan, reason: str) -> NoReturn:
+        raise GrowthError(
+            f"The gradients of new channels at site '{site.site.name}' cannot be computed: "
+            f"{reason}. Use method='random' there, or leave the site out with names=."
+        ) from None
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
@@ -260,15 +311,29 @@ class GrowthStep:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-def _forms(
+def forms_for(
     atlas: Atlas, amounts: Mapping[Site, int], method: Method, slopes: Slopes | None, form: str
 ) -> dict[Site, str]:
-    if form not in ("auto", OUTGOING, INVERSE):
-        raise GrowthError(f"form must be 'auto', 'outgoing' or 'inverse'. Received: form={form!r}")
+    """The form in which every site grows.
+
+    Raises:
+        GrowthError: a form that there is not, or that the method does not know.
+    """
+    known = getattr(method, "forms", (OUTGOING, INVERSE))
+    if form not in ("auto", *FORMS):
+        raise GrowthError(
+            f"form must be 'auto' or one of {', '.join(repr(f) for f in FORMS)}. "
+            f"Received: form={form!r}"
+        )
     if form != "auto":
+        if form not in known:
+            raise GrowthError(
+                f"The method '{method.name}' knows the forms {', '.join(known)} only. "
+                f"Received: form={form!r}. Use form='auto'."
+            )
         return dict.fromkeys(amounts, form)
-    if method.needs_statistics:
-        return dict.fromkeys(amounts, OUTGOING)
+    if method.needs_gradients or not {OUTGOING, INVERSE}.issubset(known):
+        return dict.fromkeys(amounts, known[0])
 
     def never_trains(call: Call) -> bool:
         return slopes is None or not slopes.helps(call)
@@ -290,6 +355,11 @@ def _forms(
     return forms
 
 
+def _planned(forms: Mapping[Site, str]) -> dict[Site, str]:
+    """In a plan new channels are zero, or they are not and nothing reads them."""
+    return {site: form if form == OUTGOING else INVERSE for site, form in forms.items()}
+
+
 def _possible(atlas: Atlas, amounts: Mapping[Site, int], forms: Mapping[Site, str]) -> bool:
     try:
         make_plan(atlas, amounts, forms)
@@ -298,81 +368,17 @@ def _possible(atlas: Atlas, amounts: Mapping[Site, int], forms: Mapping[Site, st
     return True
 
 
-def problem_of(site: SitePlan, matrix: np.ndarray | None) -> Problem:
-    """One site as arrays: a row per neuron, its weights in all free consumers (or producers)."""
-    out = [_old_rows(slot.edit, slot.old_rows) for slot in _fan_out_slots(site)]
-    into = [_old_rows(slot.edit, slot.old_columns) for slot in site.writes]
-    empty = np.zeros((site.site.width, 0))
-    return Problem(
-        site.added, site.form, _side_by_side(out or [empty]), _side_by_side(into), matrix
-    )
-
-
-def _old_rows(edit: Any, places: np.ndarray) -> np.ndarray:
-    """Present rows of a kernel, all of one channel side by side: (channels, entries)."""
-    rows = _kernel_rows(edit)
-    if places.shape[1] > 1 or len(places) != len(rows) or (np.diff(places[:, 0]) != 1).any():
-        rows = rows[places]  # a copy, which whole kernels do without
-    return rows.reshape(len(places), -1)
-
-
-def _side_by_side(parts: list[np.ndarray]) -> np.ndarray:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-
-
-def _fan_out_slots(site: SitePlan) -> list:
-    return [s for s in site.reads if s.free or site.form == INVERSE]
-
-
-def _kernel_rows(edit: Any) -> np.ndarray:
-    """The present kernel with the growing axis first."""
-    kernel = _backend.to_numpy(edit.variable)
-    if edit.groups > 1:
-        kernel = split_groups(kernel, edit.groups)
-    return np.moveaxis(kernel, edit.axis, 0)
-
-
-def _place(surgery: Surgery, site: SitePlan, fan_out: np.ndarray, fan_in: np.ndarray) -> None:
-    """Cuts the rows of a solution into the pieces of each kernel."""
-    start = 0
-    for slot in _fan_out_slots(site):
-        rest = _kernel_rows_shape(slot.edit)
-        size = slot.rows.shape[1] * int(np.prod(rest))
-        part = fan_out[:, start : start + size].reshape(*slot.rows.shape, *rest)
-        start += size
-        if slot.free and part.any():
-            surgery.fan_out.setdefault(slot.edit, []).append((slot.rows, part))
-    start = 0
-    for write in site.writes:
-        rest = _kernel_rows_shape(write.edit)
-        size = write.columns.shape[1] * int(np.prod(rest))
-        part = fan_in[:, start : start + size].reshape(*write.columns.shape, *rest)
-        start += size
-        if part.any():
-            surgery.fan_in.setdefault(write.edit, []).append((write.columns, part))
-
-
-def _kernel_rows_shape(edit: Any) -> tuple:
-    shape = list(edit.variable.shape)
-    if edit.groups > 1:
-        shape[-1] //= edit.groups
-    del shape[edit.axis]
-    return tuple(shape)
-
-
 def _nudged(problem: Problem, solution: Solution, rng: np.random.Generator) -> np.ndarray:
     """A tiny fan-in where the plain activation has no slope at 0.
 
     It points along the first gradient step, or anywhere where gradients are not known.
     """
-    if problem.matrix is None:
+    if problem.gradients is None:
         step = rng.standard_normal(solution.fan_in.shape)
     else:
-        step = -(problem.matrix @ solution.fan_out.T).T
-    norms = np.linalg.norm(step, axis=1, keepdims=True)
-    unit = np.divide(step, norms, out=np.zeros_like(step), where=norms > 0)
+        step = -problem.gradients.by_fan_in(solution.fan_out)
     nudge = NUDGE_DOUBLE if problem.fan_in.dtype == np.float64 else NUDGE
-    return unit * nudge * float(np.linalg.norm(problem.fan_in, axis=1).mean())
+    return unit(step) * nudge * float(np.linalg.norm(problem.fan_in, axis=1).mean())
 
 
 def _sample(model: Any, batch: Batch | None) -> Any:
@@ -388,7 +394,7 @@ def _sample(model: Any, batch: Batch | None) -> Any:
     return _backend.as_tensors(tree.map_structure(lambda a: a[:count], batch[0]))
 
 
-def _record(site: SitePlan, method: Method, solution: Solution) -> SiteGrowth:
+def _record(site: SitePlan, form: str, method: Method, solution: Solution) -> SiteGrowth:
     return SiteGrowth(
         name=site.site.name,
         producers=list(site.site.producers),
@@ -396,8 +402,9 @@ def _record(site: SitePlan, method: Method, solution: Solution) -> SiteGrowth:
         width_before=site.site.width,
         width_after=site.width,
         method=method.name,
-        form=site.form,
+        form=form,
         singular_values=[float(s) for s in solution.singular_values],
         gradient_norm=solution.gradient_norm,
         rank=solution.rank,
+        notes=list(solution.notes),
     )

@@ -17,11 +17,16 @@ class SiteGrowth:
         name, producers, consumers: the site's addresses.
         width_before, width_after: channels.
         method: name of the method.
-        form: "outgoing" (fan-in zero) or "inverse" (fan-out zero).
-        singular_values: spectrum of M, largest first; the first `width_after - width_before` of
-            them were used. Empty for methods that compute none.
-        gradient_norm: norm of the loss gradient by the new fan-in; None where not computed.
+        form: "outgoing" (fan-in zero), "inverse" (fan-out zero), or a form of the method's own:
+            "split", "zeros", "joint".
+        singular_values: spectrum of M, largest first, whole or its leading part; the first
+            `width_after - width_before` of them were used. Empty for methods that compute none.
+        gradient_norm: norm of the loss gradient by the new weights that are zero; None where not
+            computed.
         rank: directions M supports; None where not computed.
+        notes: what else there is to say, such as that something is an approximation.
+        kind: "widen"; "insert" or "bridge" for a new layer, whose path is `name`, whose producer
+            is the layer it reads, and whose `width_before` is 0; "bridge" too for one made wider.
     """
 
     name: str
@@ -34,6 +39,8 @@ class SiteGrowth:
     singular_values: list[float] = field(default_factory=list)
     gradient_norm: float | None = None
     rank: int | None = None
+    notes: list[str] = field(default_factory=list)
+    kind: str = "widen"
 
 
 @dataclass
@@ -43,7 +50,7 @@ class GrowthEvent:
     Attributes:
         step: training steps done before it.
         epoch: index of the epoch it happened in.
-        sites: what grew; empty if it failed.
+        sites: what grew; empty if it failed or there was no room.
         parameters_before, parameters_after: of the whole model.
         flops_before, flops_after: of one sample's forward pass.
         loss: of the growth batch before growth; None where not computed.
@@ -51,6 +58,12 @@ class GrowthEvent:
             checked.
         seconds: by phase: survey, data, plan, statistics, choice, verification, surgery.
         error: why nothing grew; None if all went well.
+        notes: what limits and budgets have cut down or left out.
+        skipped: sites of which the growth data could say nothing, with the reason.
+        scores: what schedule or selector looked at, by site: `added` channels, the largest
+            `gradient_norm` they could have, and where asked for the `existing_norm` of the
+            gradient by the site's kernels.
+        dry_run: whether nothing was changed; then all else says what would be.
     """
 
     step: int
@@ -64,6 +77,10 @@ class GrowthEvent:
     deviation: float | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     error: str | None = None
+    notes: list[str] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    dry_run: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, as `json` takes them."""

@@ -1,7 +1,7 @@
 """The new value of a variable: its old entries moved, its new ones filled. NumPy only."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -45,12 +45,30 @@ def merge_groups(kernel: np.ndarray, groups: int) -> np.ndarray:
     return np.moveaxis(blocks, -3, -2).reshape(*size, rows // groups, groups * filters)
 
 
+@dataclass(eq=False)
+class Copying:
+    """New entries along one axis that are copies of old ones.
+
+    Attributes:
+        labels: like an edit's, but with the parent's old index at the new entries that are copies.
+        factors: what every entry of the grown axis is multiplied by; None for 1.
+        shifts: pairs of positions (k, n) along the grown axis and what is added there,
+            (k, n, *other axes at their present size).
+    """
+
+    labels: np.ndarray
+    factors: np.ndarray | None = None
+    shifts: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+
+
 def grown_value(
     value: np.ndarray,
     edits: Sequence[Edit],
-    fan_out: dict[Edit, list[tuple[np.ndarray, np.ndarray]]] | None = None,
-    fan_in: dict[Edit, list[tuple[np.ndarray, np.ndarray]]] | None = None,
+    fan_out: Mapping[Edit, list[tuple[np.ndarray, np.ndarray]]] | None = None,
+    fan_in: Mapping[Edit, list[tuple[np.ndarray, np.ndarray]]] | None = None,
     seed: int = 0,
+    entries: Mapping[Edit, list[tuple[np.ndarray, np.ndarray]]] | None = None,
+    copies: Mapping[Edit, Copying] | None = None,
 ) -> np.ndarray:
     """The value of a variable after all its edits.
 
@@ -63,6 +81,9 @@ def grown_value(
             (k, n, *other axes at their present size). Rows left out stay zero.
         fan_in: the same for new columns.
         seed: of the new entries that may hold anything.
+        entries: by per-channel edit, pairs of positions (k, n) and values (k,), where they are
+            not to be the edit's fill.
+        copies: edits whose new entries, or some of them, are copies of old ones.
     """
     ordered = sorted(edits, key=lambda e: ("fan-out", "fan-in", "per-channel").index(e.role))
     done: list[Edit] = []
@@ -70,24 +91,31 @@ def grown_value(
         axis = edit.axis
         if edit.groups > 1:
             value = split_groups(value, edit.groups)
+        copying = copies.get(edit) if copies else None
         if edit.role == "per-channel":
-            value = take(value, axis, edit.labels)
+            labels = edit.labels if copying is None else copying.labels
+            value = take(value, axis, labels)
             moved = np.moveaxis(value, axis, 0)
-            new = edit.labels < 0
+            new = labels < 0
             if edit.fill is LIKE_OLD:
                 old, rng = moved[~new], np.random.default_rng((seed, axis))
                 moved[new] = rng.normal(old.mean(), old.std(), moved[new].shape)
             else:
-                moved[new] = np.asarray(edit.fill, dtype=value.dtype)
+                fill = np.asarray(edit.fill, dtype=value.dtype)
+                if fill.ndim == moved.ndim:  # one for every new entry
+                    fill = fill[new[edit.labels < 0]]
+                moved[new] = fill
+            for positions, own in (entries or {}).get(edit, []):
+                rest = (1,) * (moved.ndim - 1)
+                moved[positions] = own.reshape(-1, 1, *rest)
         else:
-            value = take(value, axis, edit.labels)
+            value = take(value, axis, edit.labels if copying is None else copying.labels)
             moved = np.moveaxis(value, axis, 0)  # a view: writing to it writes to value
+            if copying is not None:
+                _adapt(moved, copying, axis, done)
             chosen = (fan_out if edit.role == "fan-out" else fan_in) or {}
             for positions, rows in chosen.get(edit, []):
-                for before in done:  # axes that have grown already get zeros at their new entries
-                    across = before.axis if before.axis < axis else before.axis - 1
-                    rows = take(rows, across + positions.ndim, before.labels)
-                moved[positions] = rows
+                moved[positions] = _widened(rows, positions, axis, done)
         if edit.groups > 1:
             value = merge_groups(value, edit.groups)
             # Seen from the whole kernel, every group's rows moved as the first group's did.
@@ -96,3 +124,20 @@ def grown_value(
         else:
             done.append(edit)
     return np.ascontiguousarray(value)
+
+
+def _widened(
+    rows: np.ndarray, positions: np.ndarray, axis: int, done: Sequence[Edit]
+) -> np.ndarray:
+    """Rows at present sizes with zeros at the new entries of axes that have grown already."""
+    for before in done:
+        across = before.axis if before.axis < axis else before.axis - 1
+        rows = take(rows, across + positions.ndim, before.labels)
+    return rows
+
+
+def _adapt(moved: np.ndarray, copying: Copying, axis: int, done: Sequence[Edit]) -> None:
+    if copying.factors is not None:
+        moved *= copying.factors.reshape(-1, *[1] * (moved.ndim - 1)).astype(moved.dtype)
+    for positions, rows in copying.shifts:
+        moved[positions] += _widened(rows, positions, axis, done).astype(moved.dtype)

@@ -13,6 +13,7 @@ from keras_grow.planning.labels import insertions, rows_of
 from keras_grow.planning.plan import (
     INVERSE,
     OUTGOING,
+    CarrySlot,
     Edit,
     Plan,
     ReadSlot,
@@ -91,7 +92,6 @@ class Drafting:
     ) -> None:
         self.atlas = atlas
         self.edits: dict[tuple, Edit] = {}
-        self.calls: dict[tuple, Call] = {}
         self.setters: dict[tuple[int, str], tuple[Any, Callable[[], None]]] = {}
         self.sized: dict[tuple[int, str], Channels] = {}
         self.rewrites: dict[int, tuple[Any, Callable[[np.ndarray], Any]]] = {}
@@ -180,11 +180,27 @@ class Drafting:
             columns = rows_of(edit.labels, -1 - site.ids)
             own = np.tile(self.atlas.classes_of(producer), fan_in.copies)
             site.writes.append(WriteSlot(edit, columns, rows_of(own, site.site.classes), producer))
+        self._carries(site)
+
+    def _carries(self, site: SitePlan) -> None:
+        own = {
+            (id(w.variable), w.axis): np.tile(self.atlas.classes_of(producer), w.copies)
+            for producer, _ in site.site.members
+            for w in producer.weights[1:]
+        }
+        component = self.atlas.component
+        for key, edit in self.edits.items():
+            if edit.role != "per-channel" or not np.isin(edit.labels, -1 - site.ids).any():
+                continue
+            classes = own[key] if key in own else component[self.atlas.carriers[key]]
+            rows = rows_of(edit.labels, -1 - site.ids)
+            site.carries.append(CarrySlot(edit, rows, rows_of(classes, site.site.classes)))
 
     # --- Space ---------------------------------------------------------------------------------
 
     def _edit(self, call: Call, edit: Edit) -> None:
         key = (id(edit.variable), edit.axis)
+        edit.call = call
         known = self.edits.get(key)
         if known is None:
             self.edits[key] = edit

@@ -28,6 +28,7 @@ class Edit:
         must_be_zero: which entries have to be zero for the function to be kept.
         groups: a grouped convolution's kernel seen as (*kernel_size, in, filters / groups).
         copies: the axis holds the channels this many times, one run after another.
+        call: the (first) call of the layer.
     """
 
     path: str
@@ -39,6 +40,7 @@ class Edit:
     must_be_zero: np.ndarray | None = None
     groups: int = 1
     copies: int = 1
+    call: Call | None = None
 
     @property
     def added(self) -> int:
@@ -108,6 +110,21 @@ class WriteSlot:
 
 
 @dataclass(eq=False)
+class CarrySlot:
+    """Where a weight that belongs to single channels holds those of a site.
+
+    Attributes:
+        edit: the weight's axis.
+        rows: (k, n) positions of the new channels along the grown axis.
+        old_rows: (width, n) positions of the existing channels along the present axis.
+    """
+
+    edit: Edit
+    rows: np.ndarray
+    old_rows: np.ndarray
+
+
+@dataclass(eq=False)
 class SitePlan:
     """The growth of one site by `added` channels, in one form."""
 
@@ -117,6 +134,7 @@ class SitePlan:
     ids: np.ndarray
     reads: list[ReadSlot] = field(default_factory=list)
     writes: list[WriteSlot] = field(default_factory=list)
+    carries: list[CarrySlot] = field(default_factory=list)
 
     @property
     def width(self) -> int:

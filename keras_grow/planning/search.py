@@ -60,6 +60,7 @@ class Search:
     Attributes:
         producers: all layers that make channels, by op and part.
         readers: kernel axes that read channels, by variable and axis.
+        carriers: identities along the axes of other weights that follow channels, likewise.
         axes: where the channels of every tensor lie that has some.
         blocked: identities that cannot grow, where they end, and why.
         doubtful: identities of which only a plan can tell whether they can grow.
@@ -73,6 +74,7 @@ class Search:
         self.alone = alone
         self.producers: dict[tuple[int, str], Producer] = {}
         self.readers: dict[tuple, Reader] = {}
+        self.carriers: dict[tuple[int, int], np.ndarray] = {}
         self.axes: dict[Ref, int] = {}
         self.count = 1
         self.pairs: list[tuple[np.ndarray, np.ndarray]] = []
@@ -160,7 +162,8 @@ class Search:
             self.readers[id(variable), axis] = Reader(call, variable, axis, groups, channels.labels)
 
     def carry(self, call: Call, variable: Any, axis: int, channels: Channels, fill: Any) -> None:
-        self._once((id(call.op), "carry", id(variable), axis), channels.labels, call)
+        if self._once((id(call.op), "carry", id(variable), axis), channels.labels, call):
+            self.carriers[id(variable), axis] = channels.labels
 
     def produce(
         self,

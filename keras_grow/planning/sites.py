@@ -100,6 +100,7 @@ class Atlas:
         self._search.run()
         self.producers = self._search.producers
         self.readers = self._search.readers
+        self.carriers = self._search.carriers
         self.axes = self._search.axes
         self.component = self._search.components()
         self.sites = self._sites()

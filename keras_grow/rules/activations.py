@@ -23,6 +23,8 @@ from keras_grow.rules.base import (
     Shadow,
     ShadowContext,
     Space,
+    applied,
+    find,
     register,
     register_instance,
 )
@@ -132,6 +134,20 @@ def at_zero(function: Callable) -> AtZero | None:
     return known
 
 
+def kinked(call: Call) -> bool:
+    """Whether the call bends at zero, as relu does: its second derivative then says nothing."""
+    function = getattr(call.op, "activation", None)
+    if function is not None:
+        facts = at_zero(function)
+        return facts is not None and facts.left is not None
+    layer = isinstance(call.op, keras.layers.Layer)
+    rule = find(type(call.op) if layer else _keras.op_kind(call.op))
+    if not isinstance(rule, Elementwise):
+        return isinstance(call.op, keras.layers.PReLU)
+    found = rule.facts(call)
+    return isinstance(found, AtZero) and found.left is not None
+
+
 def name_of(function: Callable) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
@@ -157,11 +173,21 @@ def _after(space: Space, call: Call, channels: Channels, facts: AtZero) -> Chann
     return channels.mapped(lambda v: np.where(v == 0, facts.value, UNKNOWN))
 
 
+def shadow_of_layer(call: Call, x: Shadow, context: ShadowContext) -> Shadow:
+    """A shadow after the activation that belongs to a layer (`activation=`)."""
+    function = plain(call.op.activation)
+    if context.finite:
+        return x if function is act.linear else Shadow(function(x.tensor), x.axis, x.ids)
+    facts = at_zero(function)
+    assert facts is not None
+    return shadow_through(call, x, facts, context)
+
+
 def shadow_through(call: Call, x: Shadow, facts: AtZero, context: ShadowContext) -> Shadow:
-    """A shadow after an activation with the given facts."""
+    """A small change after an activation with the given facts."""
     if facts.slope == 0:
         raise NoSlope(f"the activation of {call!r} has slope 0 at 0")
-    if context.directional and facts.left is not None:
+    if not context.linear and facts.left is not None:
         tensor = ops.maximum(x.tensor, 0.0)
         if facts.slope != 1:
             tensor = facts.slope * tensor
@@ -189,6 +215,8 @@ class Elementwise(Rule):
 
     def shadow(self, call: Call, inputs: list, context: ShadowContext) -> list:
         (x,) = inputs[:1]
+        if context.finite:
+            return [Shadow(applied(call, inputs), x.axis, x.ids)]
         facts = self.facts(call)
         assert isinstance(facts, AtZero)
         return [shadow_through(call, x, facts, context)]
@@ -331,6 +359,8 @@ class GluRule(Rule):
         (x,) = inputs
         if call.op.axis % call.inputs[0].rank == x.axis:
             raise NoSlope(f"{call!r} multiplies new channels with each other")
+        if context.finite:
+            return [Shadow(applied(call, inputs), x.axis, x.ids)]
         first, _ = ops.split(x.tensor, 2, axis=call.op.axis)
         return [Shadow(0.5 * first, x.axis, x.ids)]
 
@@ -377,7 +407,7 @@ class PReLURule(Rule):
     def shadow(self, call: Call, inputs: list, context: ShadowContext) -> list:
         (x,) = inputs
         shared = [a % call.inputs[0].rank for a in call.op.shared_axes or []]
-        if not context.directional:
+        if context.linear:
             return [x]
         if x.axis in shared:
             alpha = ops.expand_dims(call.op.alpha, 0)

@@ -6,7 +6,7 @@ A rule is asked five things about a call, and each has one method:
   Asked with the identities of all channels (to find the sites) and again with the grown
   channels (to make a plan); the rule does not know which.
 * `shadow`: what does the call do to the *new* channels alone, to first order around the value
-  they have at growth? This is what lets gradients be scored before anything has grown.
+  they have at growth, or at any value? This lets gradients be scored before anything has grown.
 * `patches`: for a producer, the inputs that one new channel's fan-in multiplies.
 * `correlate`: for a consumer, the gradient by the weights that would read the new channels.
 * `flops`: multiply-adds times two for one sample.
@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 from keras import ops
 
-from keras_grow.graph import Call, Ref
+from keras_grow.graph import Call, Ref, arguments
 
 # Values of new channels at the moment of growth: a number where it is the same everywhere,
 # NaN where it is not known or not constant.
@@ -236,24 +236,46 @@ class Shadow:
         return self if factor == 1 else Shadow(self.tensor * factor, self.axis, self.ids)
 
 
+# Kinds of shadow: a small change as a linear map, the same behind kinks, where its sign matters,
+# and the new channels themselves as they are in training.
+LINEAR, ONE_SIDED, FINITE = "linear", "one-sided", "finite"
+
+
 @dataclass(frozen=True)
 class ShadowContext:
     """What `Rule.shadow` may look at.
 
     Attributes:
-        directional: propagate a one-sided step (the sign of the shadow matters) rather than
-            the linear map.
+        mode: LINEAR, ONE_SIDED or FINITE.
         actual: the real tensor of a `Ref` in the present forward pass.
         value: the value of the new channels of a `Ref` at growth; None where it has none.
         axis: where the channels of a `Ref` lie that is reached by new ones.
         carries: whether the new channels in question reach a `Ref`.
+        noted: where normalisations put the mean and variance of the new channels, by call; None
+            where nobody wants them.
     """
 
-    directional: bool
+    mode: str
     actual: Callable[[Ref], Any]
     value: Callable[[Ref], float | None]
     axis: Callable[[Ref], int]
     carries: Callable[[Ref], bool]
+    noted: dict[Call, tuple[Any, Any]] | None = None
+
+    @property
+    def linear(self) -> bool:
+        return self.mode == LINEAR
+
+    @property
+    def finite(self) -> bool:
+        return self.mode == FINITE
+
+
+def applied(call: Call, inputs: Sequence["Shadow | None"]) -> Any:
+    """The call itself on shadows, for layers and ops that treat every channel alike."""
+    env = {r: s.tensor for r, s in zip(call.inputs, inputs, strict=True) if s is not None}
+    args, kwargs = arguments(call, env)
+    return call.op(*args, **kwargs)
 
 
 class NoSlope(Exception):

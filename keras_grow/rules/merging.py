@@ -18,6 +18,7 @@ from keras_grow.rules.base import (
     Shadow,
     ShadowContext,
     Space,
+    applied,
     register,
     register_instance,
 )
@@ -165,6 +166,8 @@ class Join(Rule):
         """
 
     def shadow(self, call: Call, inputs: list, context: ShadowContext) -> list:
+        if context.finite:
+            return [self._finite(call, inputs, context)]
         if len(call.inputs) == 1:
             return [self._shadow_with_constant(call, inputs[0])]
         rank = max(ref.rank for ref in call.inputs)
@@ -181,6 +184,27 @@ class Join(Rule):
             if term is not None:
                 terms.append(term)
         return [_spread(call, add_shadows(terms)) if terms else None]
+
+    def _finite(self, call: Call, inputs: list, context: ShadowContext) -> Shadow:
+        """The call on the new channels alone, and on whatever is broadcast over them."""
+        rank = max(ref.rank for ref in call.inputs)
+        known = next(x for x in inputs if x is not None)
+        axis = (
+            known.axis
+            + rank
+            - next(r.rank for x, r in zip(inputs, call.inputs, strict=True) if x is not None)
+        )
+        if len(call.inputs) == 1:
+            constant, _ = _keras.constant_of(call.node)
+            at = known.axis - call.inputs[0].rank + np.ndim(constant)
+            if at >= 0 and np.shape(constant)[at] > 1:
+                return self._shadow_with_constant(call, known)
+        full = []
+        for x, ref in zip(inputs, call.inputs, strict=True):
+            if x is None and _size_along(ref, axis - (rank - ref.rank)) != 1:
+                raise NoSlope(f"{call!r} joins new channels with others that do not grow")
+            full.append(Shadow(context.actual(ref), axis, known.ids) if x is None else x)
+        return _spread(call, Shadow(applied(call, full), axis, known.ids))
 
     def _derivative(self, call: Call, i: int, x: Shadow, context: ShadowContext) -> Shadow | None:
         """What input i's shadow does to the output; None if nothing."""

@@ -54,7 +54,13 @@ class BatchNormalizationRule(Rule):
         layer, tensor = call.op, x.tensor
         if layer.trainable:
             axes = [a for a in range(len(tensor.shape)) if a != x.axis]
-            tensor = tensor - ops.mean(tensor, axis=axes, keepdims=True)
+            mean = ops.mean(tensor, axis=axes, keepdims=True)
+            tensor = tensor - mean
+            if context.finite:
+                variance = ops.mean(ops.square(tensor), axis=axes, keepdims=True)
+                if context.noted is not None:
+                    context.noted[call] = ops.ravel(mean), ops.ravel(variance)
+                return [Shadow(tensor * ops.rsqrt(variance + layer.epsilon), x.axis, x.ids)]
             scale = 1.0 / np.sqrt(layer.epsilon)
         else:
             scale = 1.0 / np.sqrt(1.0 + layer.epsilon)
@@ -97,9 +103,10 @@ class NormalizationRule(Rule):
         layer = call.op
         if _keras.normalized_axes(layer, call.inputs[0].rank):
             return [x]
-        _, scale = _keras.scalar_statistics(layer)
+        mean, scale = _keras.scalar_statistics(layer)
         factor = scale if layer.invert else 1.0 / scale
-        return [Shadow(x.tensor * factor, x.axis, x.ids)]
+        offset = (mean if layer.invert else -mean / scale) if context.finite else 0.0
+        return [Shadow(x.tensor * factor + offset, x.axis, x.ids)]
 
 
 @register(keras.layers.Rescaling)
@@ -127,8 +134,10 @@ class RescalingRule(Rule):
 
     def shadow(self, call: Call, inputs: list, context: ShadowContext) -> list:
         (x,) = inputs
-        scale, _ = self._constants(call)
-        return [Shadow(x.tensor * scale, x.axis, x.ids)]
+        scale, offset = self._constants(call)
+        assert scale is not None
+        assert offset is not None
+        return [Shadow(x.tensor * scale + offset * context.finite, x.axis, x.ids)]
 
 
 def _axes(layer: Any, rank: int) -> list[int]:

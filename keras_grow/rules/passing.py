@@ -126,7 +126,7 @@ class MaxPoolingRule(SpatialRule):
     """On a map of equal values all three backends send the gradient to the first cell."""
 
     def linear(self, call: Call, x: Shadow, context: ShadowContext) -> Any:
-        if context.directional:
+        if not context.linear:
             return call.op.call(x.tensor)
         tensor = x.tensor
         axes = [a for a in range(1, len(tensor.shape)) if a != x.axis]
@@ -144,7 +144,7 @@ class MaxPoolingRule(SpatialRule):
 @register(*existing("AdaptiveMaxPooling1D", "AdaptiveMaxPooling2D", "AdaptiveMaxPooling3D"))
 class AdaptiveMaxPoolingRule(SpatialRule):
     def linear(self, call: Call, x: Shadow, context: ShadowContext) -> Any:
-        if context.directional:
+        if not context.linear:
             return call.op.call(x.tensor)
         raise NoSlope(f"{call!r} has no slope at equal values that all backends agree on")
 
@@ -164,7 +164,7 @@ class GlobalMaxRule(GlobalRule):
     """On equal values the gradient of the maximum is shared out evenly on all three backends."""
 
     def linear(self, call: Call, x: Shadow, context: ShadowContext) -> Any:
-        if context.directional:
+        if not context.linear:
             return call.op.call(x.tensor)
         axes = [a for a in range(1, len(x.tensor.shape)) if a != x.axis]
         return ops.mean(x.tensor, axis=axes, keepdims=call.op.keepdims)

@@ -19,6 +19,7 @@ from keras_grow.rules.base import (
     Shadow,
     ShadowContext,
     Space,
+    applied,
     register,
     register_instance,
 )
@@ -140,7 +141,11 @@ class Reduction(Rule):
         x = inputs[0]
         if x.axis in axes_of(call, self.axis):
             return [None] * len(call.outputs)  # the channels end here, before any kernel
-        if self.kind == "linear" or (self.kind == "mean" and context.directional):
+        if context.finite:
+            if len(call.outputs) > 1:
+                raise NoSlope(f"{call!r} has several outputs")
+            tensor = applied(call, inputs)
+        elif self.kind == "linear" or (self.kind == "mean" and not context.linear):
             tensor = call.op.call(x.tensor)
         elif self.kind == "mean":
             keep = getattr(call.op, "keepdims", False)

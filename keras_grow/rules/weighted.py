@@ -214,9 +214,7 @@ def depthwise_shadow(
     ids = np.repeat(x.ids, copies)
     if copies > 1:
         tensor = ops.repeat(tensor, copies, axis=x.axis)
-    facts = activations.at_zero(call.op.activation)
-    assert facts is not None
-    return activations.shadow_through(call, Shadow(tensor, x.axis, ids), facts, context)
+    return activations.shadow_of_layer(call, Shadow(tensor, x.axis, ids), context)
 
 
 @register(layers.DepthwiseConv1D, layers.DepthwiseConv2D)

@@ -6,6 +6,7 @@ import pytest
 from keras import layers as L
 
 import keras_grow as kg
+from keras_grow.growth.data import Batches
 from keras_grow.growth.engine import GrowthStep
 from keras_grow.planning import survey
 from tests.growth.autodiff import gradient_by, mixed_second_derivative
@@ -198,12 +199,12 @@ def test_gradient_of_new_fan_in_is_the_largest_possible(case):
         {atlas.find("p"): K},
         kg.methods.GradMax(),
         np.random.default_rng(0),
-        (x, y, None),
+        Batches((x, y, None)),
         kg.Slopes(),
     )
     done = step.run()
     (site,) = done.plan.sites
-    ours = step.measured.matrices[site]
+    ours = step.measured.sites[site].matrix
 
     # What is really had: the backend differentiates the grown model.
     kernels = [w.edit.variable for w in site.writes]

@@ -10,6 +10,7 @@ from keras import layers as L
 from keras import ops
 
 import keras_grow as kg
+from keras_grow.growth.data import Batches
 from keras_grow.growth.engine import GrowthStep
 from keras_grow.planning import survey
 from tests.growth.autodiff import gradient_by, mixed_second_derivative
@@ -69,7 +70,8 @@ def test_slopes(name: str) -> None:
     atlas = survey(model)
     (target,) = [s for s in atlas.sites if s.producers == ("p",) and s.consumers == ("c",)]
     step = GrowthStep(
-        atlas, {target: K}, kg.methods.GradMax(), np.random.default_rng(0), (x, y, None),
+        atlas, {target: K}, kg.methods.GradMax(), np.random.default_rng(0),
+        Batches((x, y, None)),
         kg.Slopes(),
     )  # fmt: skip
     done = step.run()
@@ -81,7 +83,7 @@ def test_slopes(name: str) -> None:
     alone = [g[w.columns[0]].ravel() for g, w in zip(alone, site.writes, strict=True)]
     true = mixed_second_derivative(run, done.plan) - np.concatenate(alone)[:, None]
     assert np.abs(true).max() > 1e-4
-    ours = step.measured.matrices[site]
+    ours = step.measured.sites[site].matrix
     np.testing.assert_allclose(ours, true, atol=2e-4 * np.abs(true).max())
 
 

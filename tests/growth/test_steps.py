@@ -6,8 +6,11 @@ import pytest
 from keras import layers as L
 
 import keras_grow as kg
-from keras_grow.growth.statistics import Statistics
+from keras_grow.growth.data import Batches
+from keras_grow.growth.methods.gradmax import better_signs
+from keras_grow.growth.statistics import Recording, measure
 from keras_grow.planning import make_plan, survey
+from tests.growth.bare import FromMatrix
 
 ETA = 1e-3
 
@@ -42,36 +45,33 @@ def test_steps_are_the_loss_changes_of_real_steps(build):
     x = rng.standard_normal((8, *model.input_shape[1:])).astype("float32")
     y = rng.standard_normal((8, 3)).astype("float32")
     atlas = survey(model)
-    statistics = Statistics(make_plan(atlas, {atlas.find("p"): 2}))
-    site = statistics.plan.sites[0]
-    measured = statistics(x, y)
-    v = rng.standard_normal((measured.matrices[site].shape[1], 2))
-    predicted = statistics.steps(measured, {site: v})[site]
-    fan_in = measured.matrices[site] @ v
-    fan_in /= np.linalg.norm(fan_in, axis=0)
+    plan = make_plan(atlas, {atlas.find("p"): 2})
+    measured = measure(plan, Recording(plan), Batches((x, y, None)))
+    gradients = measured.sites[plan.sites[0]]
+    v = rng.standard_normal((2, gradients.shape[1]))
+    fan_in = gradients.by_fan_in(v)
+    fan_in /= np.linalg.norm(fan_in, axis=1, keepdims=True)
 
     base = loss(model, x, y)
-    for row, sign in enumerate((1.0, -1.0)):
+    for sign in (1.0, -1.0):
+        predicted = (gradients.one_sided(sign * fan_in) * v).sum(axis=1)
         for neuron in range(2):
             grown = kg.widen(model, {"p": atlas.find("p").width + 1}, method=Fixed(
-                v[:, neuron], sign * ETA * fan_in[:, neuron]
+                v[neuron], sign * ETA * fan_in[neuron]
             ), form="outgoing")  # fmt: skip
             change = (loss(grown, x, y) - base) / ETA
-            np.testing.assert_allclose(change, predicted[row, neuron], rtol=0.05, atol=5e-3)
+            np.testing.assert_allclose(change, predicted[neuron], rtol=0.05, atol=5e-3)
 
 
 class Fixed:
-    """A method that gives one new neuron the weights it is told to."""
+    """A user's own method: it gives one new neuron the weights it is told to."""
 
-    name, needs_statistics, needs_steps, epsilon = "fixed", False, False, ETA
+    name, needs_gradients, epsilon = "fixed", False, ETA
 
     def __init__(self, fan_out, fan_in):
         self.fan_out, self.fan_in = fan_out, fan_in
 
-    def directions(self, problem, rng):
-        return self.fan_out[None]
-
-    def solve(self, problem, directions, steps, rng):
+    def solve(self, problem, rng):
         return kg.methods.Solution(self.fan_out[None], self.fan_in[None])
 
 
@@ -81,13 +81,15 @@ def loss(model, x, y):
 
 
 def test_the_sign_rule_takes_the_direction_that_lowers_the_loss_more():
-    rng = np.random.default_rng(0)
-    matrix = rng.standard_normal((5, 4))
-    problem = kg.methods.Problem(2, "outgoing", np.ones((3, 4)), np.ones((3, 5)), matrix)
-    method = kg.methods.GradMax()
-    directions = method.directions(problem, rng)
-    # Neuron 0: a step along -M v changes the loss by -1, with -v it would by -3. Neuron 1: -2, -1.
-    steps = np.array([[3.0, 1.0], [-1.0, -2.0]])
-    chosen = method.solve(problem, directions, steps, rng).fan_out
-    np.testing.assert_allclose(np.sign((chosen * directions).sum(axis=1)), [-1, 1])
-    assert kg.methods.GradMax(sign_rule=False).needs_steps is False
+    v = np.eye(2, 4)
+    # A step along -M v changes the loss by -1 with the first v, with its opposite by -3; by -2 and
+    # -1 with the second.
+    along, against = np.diag([3.0, 1.0]), np.diag([-1.0, -2.0])
+
+    class OneSided(FromMatrix):
+        def one_sided(self, fan_in):
+            assert (fan_in[:2] == -fan_in[2:]).all()
+            return np.concatenate([along @ v, against @ v])
+
+    chosen = better_signs(v, OneSided(np.eye(5, 4)))
+    np.testing.assert_allclose(chosen, [-v[0], v[1]])

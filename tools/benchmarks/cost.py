@@ -19,6 +19,7 @@ from rich.table import Table
 
 import keras_grow as kg
 from keras_grow import zoo
+from keras_grow.growth.data import Batches
 from keras_grow.growth.engine import GrowthStep
 from keras_grow.growth.outputs import Outputs
 from keras_grow.planning import survey
@@ -103,7 +104,7 @@ def growth_event(
         amounts,
         kg.methods.get(method),
         np.random.default_rng(0),
-        (x, y, None),
+        Batches((x, y, None)),
         kg.Slopes(),
         outputs,
     )

@@ -1,0 +1,228 @@
+"""What a method is: a site's statistics in, fan-in and fan-out of its new neurons out.
+
+A method sees one site at a time, as a `Problem`, and answers with a `Solution`. Norms are the
+same for all methods, so that comparisons are fair (paper, section 3: "we scale each
+initialization such that their norm is equal").
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from keras_grow.errors import GrowthError, is_real, nearest
+from keras_grow.growth.statistics import Gradients, rank_of, unit
+from keras_grow.planning.plan import INVERSE, OUTGOING
+
+# Forms of growth besides OUTGOING (fan-in zero) and INVERSE (fan-out zero):
+SPLIT = "split"  # copies of present neurons, which share their fan-outs with them
+ZEROS = "zeros"  # fan-in and fan-out zero, the bias not
+JOINT = "joint"  # neither is zero: the function changes
+FORMS = (OUTGOING, INVERSE, SPLIT, ZEROS, JOINT)
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """One site for a method to solve. Arrays have a row per neuron.
+
+    Attributes:
+        added: k, how many new neurons.
+        form: "outgoing" (fan-in zero), "inverse" (fan-out zero), or the method's own form.
+        fan_out: existing fan-outs, (width, fan-out entries).
+        fan_in: existing fan-ins, (width, fan-in entries).
+        gradients: what growth data says (see `keras_grow.growth.statistics.Gradients`); None for
+            methods that do not ask for it.
+        smooth: whether what the neurons pass has no kink, so that second derivatives say
+            something.
+    """
+
+    added: int
+    form: str
+    fan_out: np.ndarray
+    fan_in: np.ndarray
+    gradients: Gradients | None = None
+    smooth: bool = False
+
+    @property
+    def known(self) -> Gradients:
+        """The gradients, for methods that asked for them."""
+        assert self.gradients is not None
+        return self.gradients
+
+
+@dataclass
+class Solution:
+    """What a method chose.
+
+    Attributes:
+        fan_out: (k, fan-out entries).
+        fan_in: (k, fan-in entries).
+        singular_values: spectrum of M, largest first, whole or its leading part; empty where none
+            was computed.
+        gradient_norm: norm of the loss gradient by the new weights that are zero; None where not
+            computed.
+        rank: how many directions M supports; new neurons beyond it are random.
+        parents: for each new neuron the present one that it is a copy of, (k,); its weights are
+            then the parent's, and `fan_in` is what is added to the copy's fan-in.
+        shares: (k,) part of the parent's fan-out that each copy gets.
+        bias: (k,) biases of the new neurons; None for zero.
+        amplitude: whether the norms are to be found by a line search on the loss.
+        notes: what users should know, such as an approximation.
+    """
+
+    fan_out: np.ndarray
+    fan_in: np.ndarray
+    singular_values: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    gradient_norm: float | None = None
+    rank: int | None = None
+    parents: np.ndarray | None = None
+    shares: np.ndarray | None = None
+    bias: np.ndarray | None = None
+    amplitude: bool = False
+    notes: tuple[str, ...] = ()
+
+
+class Method(Protocol):
+    """What a method offers. Any object with these can be passed as `method=`.
+
+    Attributes:
+        name: in events and messages.
+        forms: the forms of growth it knows; the first is taken where nothing else is asked.
+        needs_gradients: whether `Problem.gradients` is wanted, which needs growth data and a
+            compiled model.
+        needs_inputs: whether `Gradients.unexplained` is wanted.
+        epsilon: norm of the side that is zero in its form; more than 0 changes the function.
+    """
+
+    name: str
+    forms: tuple[str, ...]
+    needs_gradients: bool
+    needs_inputs: bool
+    epsilon: float
+
+    def solve(self, problem: Problem, rng: np.random.Generator) -> Solution:
+        """The new weights of one site."""
+        ...
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Norms of new weights, the same for every method.
+
+    Args:
+        scale: factor on the norm.
+        scale_method: "mean_norm" gives every new neuron the mean norm of the existing ones
+            (paper, section 3); "fixed" gives norm `scale` (paper, figure 5).
+        epsilon: norm of each new neuron on the side that is zero in its form. 0 keeps the
+            function exactly; the paper's figure 5 (centre) shows that larger values harm.
+    """
+
+    scale: float = 1.0
+    scale_method: str = "mean_norm"
+    epsilon: float = 0.0
+
+    name: ClassVar[str]
+    forms: ClassVar[tuple[str, ...]] = (OUTGOING, INVERSE)
+    needs_gradients: ClassVar[bool] = False
+    needs_inputs: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        one_of("scale_method", self.scale_method, ("mean_norm", "fixed"))
+        positive("scale", self.scale)
+        if not is_real(self.epsilon) or not 0 <= self.epsilon < np.inf:
+            raise GrowthError(f"epsilon must be 0 or more. Received: epsilon={self.epsilon!r}.")
+
+    def norm(self, existing: np.ndarray) -> float:
+        """The norm of a new neuron on a side where the existing ones are `existing`."""
+        if self.scale_method == "fixed":
+            return self.scale
+        mean = float(np.linalg.norm(existing, axis=1).mean())
+        return self.scale * (mean if mean > 0 else 1.0)
+
+    def finished(
+        self,
+        problem: Problem,
+        directions: np.ndarray,
+        rng: np.random.Generator,
+        other: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Fan-out and fan-in from unit directions of the side that is free.
+
+        Args:
+            directions: of the fan-outs (outgoing form) or the fan-ins (inverse form), (k, n).
+            other: directions of the other side, for `epsilon`; random if left out.
+        """
+        inverse = problem.form == INVERSE
+        free, rest = problem.fan_out, problem.fan_in
+        if inverse:
+            free, rest = rest, free
+        chosen = directions * self.norm(free)
+        zero = np.zeros((len(directions), rest.shape[1]))
+        if self.epsilon:
+            zero = unit(rng.standard_normal(zero.shape)) if other is None else unit(other)
+            zero = zero * self.epsilon
+        return (zero, chosen) if inverse else (chosen, zero)
+
+
+def completed(
+    directions: np.ndarray, problem: Problem, width: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Unit directions for all new neurons: random ones where there are too few."""
+    missing = problem.added - len(directions)
+    if missing <= 0:
+        return directions
+    return np.concatenate([directions, unit(rng.standard_normal((missing, width)))])
+
+
+def spectrum(problem: Problem) -> tuple[np.ndarray, np.ndarray, int]:
+    """Singular values of M, its top right vectors for the new neurons, and its rank."""
+    values, vectors = problem.known.top(problem.added)
+    rank = rank_of(values, problem.known.shape)
+    return values, vectors[: min(rank, problem.added)], rank
+
+
+def gradient_norm(problem: Problem, fan_out: np.ndarray) -> float | None:
+    """Norm of the gradient by zero fan-ins; None where gradients are not known."""
+    if problem.gradients is None:
+        return None
+    return float(np.linalg.norm(problem.gradients.by_fan_in(fan_out)))
+
+
+def one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        listed = ", ".join(f"'{c}'" for c in choices[:-1]) + f" or '{choices[-1]}'"
+        raise GrowthError(f"{name} must be {listed}. Received: {name}={value!r}.")
+
+
+def positive(name: str, value: Any) -> None:
+    if not is_real(value) or not 0 < value < np.inf:
+        raise GrowthError(f"{name} must be a positive number. Received: {name}={value!r}.")
+
+
+METHODS: dict[str, Callable[[], Any]] = {}
+
+
+def register(cls: Any) -> Any:
+    """Class decorator: the class answers to its name in `get`."""
+    METHODS[cls.name] = cls
+    return cls
+
+
+def get(method: Any) -> Method:
+    """A method from its name, its class or itself, as `keras.losses.get` does for losses."""
+    if isinstance(method, str):
+        try:
+            return METHODS[method.lower().replace("_", "").replace("-", "")]()
+        except KeyError:
+            raise GrowthError(
+                f"There is no growth method '{method}'. {nearest(method, METHODS)}"
+            ) from None
+    if isinstance(method, type):
+        method = method()
+    if not callable(getattr(method, "solve", None)):
+        raise GrowthError(
+            "method must be a name or an object with solve(problem, rng). "
+            f"Received: {type(method).__name__}."
+        )
+    return method

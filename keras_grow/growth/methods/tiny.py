@@ -1,0 +1,130 @@
+"""Tiny: the best first-order update that the present layers cannot make themselves."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from scipy import linalg
+
+from keras_grow.growth.methods.base import (
+    JOINT,
+    Problem,
+    Scaled,
+    Solution,
+    completed,
+    gradient_norm,
+    register,
+)
+from keras_grow.growth.methods.gradmax import better_signs
+from keras_grow.growth.statistics import Gradients, rank_of, top_directions, unit
+from keras_grow.growth.statistics.spectra import DENSE
+from keras_grow.planning.plan import INVERSE, OUTGOING
+
+# Directions of the inputs with less than this part of the largest variance count as absent.
+LEAST_VARIANCE = 1e-6
+
+
+@register
+@dataclass(frozen=True)
+class Tiny(Scaled):
+    """New neurons that come closest to the step which the loss wants (Verbockhaven et al. 2024,
+    "Growing Tiny Networks", section 3).
+
+    The gradient by the consumers' pre-activations is taken less what a linear update of their
+    present kernels could do; M of the rest, whitened by the second moment S of the producers'
+    inputs, is decomposed: S^(-1/2) M = sum of s u v'. Neuron k has the fan-in S^(-1/2) u and the
+    fan-out v.
+
+    In the outgoing form the fan-outs are kept, in the inverse form the fan-ins; the function stays
+    as it is. `form="joint"` is the published method: both sides at once, with their common
+    amplitude from a line search on the loss of the growth batch. The function then changes, and
+    the loss does not rise.
+
+    Exact where every position has one producer input (dense layers, pointwise convolutions); with
+    larger kernels S is that of the producer's patches, as in the authors' code. Kernels with more
+    than 1,024 inputs are whitened entry by entry.
+    """
+
+    name = "tiny"
+    forms: ClassVar[tuple[str, ...]] = (OUTGOING, INVERSE, JOINT)
+    needs_gradients: ClassVar[bool] = True
+    needs_inputs: ClassVar[bool] = True
+
+    def solve(self, problem: Problem, rng: np.random.Generator) -> Solution:
+        gradients = problem.known
+        root, notes = inverse_root(gradients)
+        whitened = _times(root, gradients.unexplained().matrix)
+        values, directions = top_directions(whitened, problem.added)
+        rank = rank_of(values, gradients.shape)
+        fan_out = directions[: min(rank, problem.added)]
+        fan_in = unit(-_times(root, whitened @ fan_out.T).T)
+        if not gradients.exact:
+            notes += ("looked at some of the growth batches only",)
+        found: dict = {"singular_values": values, "rank": rank, "notes": notes}
+        if problem.form == JOINT:
+            return self._joint(problem, fan_in, fan_out, values, rng, found)
+        if problem.form == INVERSE:
+            fan_in = completed(_larger(fan_in, gradients), problem, problem.fan_in.shape[1], rng)
+            zero, chosen = self.finished(problem, fan_in, rng)
+            norm = float(np.linalg.norm(gradients.finite(chosen).value))
+            return Solution(zero, chosen, gradient_norm=norm, **found)
+        if len(fan_out):
+            fan_out = better_signs(fan_out, gradients)
+        fan_out = completed(fan_out, problem, problem.fan_out.shape[1], rng)
+        chosen, zero = self.finished(problem, fan_out, rng)
+        return Solution(chosen, zero, gradient_norm=gradient_norm(problem, chosen), **found)
+
+    def _joint(
+        self,
+        problem: Problem,
+        fan_in: np.ndarray,
+        fan_out: np.ndarray,
+        values: np.ndarray,
+        rng: np.random.Generator,
+        found: dict,
+    ) -> Solution:
+        count = len(fan_out)
+        if count:
+            # (u, v) and (-u, -v) are the same for a linear neuron only.
+            both = problem.known.one_sided(np.concatenate([fan_in, -fan_in]))
+            change = (both * np.concatenate([fan_out, -fan_out])).sum(axis=1).reshape(2, -1)
+            flip = np.where(change[1] < change[0], -1.0, 1.0)[:, None]
+            fan_in, fan_out = fan_in * flip, fan_out * flip
+            size = np.sqrt(values[:count] / values[0])[:, None]
+            fan_in = fan_in * size * self.norm(problem.fan_in)
+            fan_out = fan_out * size * self.norm(problem.fan_out)
+        rows = np.zeros((problem.added - count, fan_out.shape[1]))
+        rest = completed(np.zeros((count, fan_in.shape[1])), problem, fan_in.shape[1], rng)[count:]
+        return Solution(
+            np.concatenate([fan_out, rows]),
+            np.concatenate([fan_in, rest * self.norm(problem.fan_in)]),
+            amplitude=True,
+            **found,
+        )
+
+
+def inverse_root(gradients: Gradients) -> tuple[np.ndarray, tuple[str, ...]]:
+    """S^(-1/2), or its diagonal as a vector where S is large."""
+    moment = gradients.second_moment()
+    if len(moment) > DENSE:
+        variance = np.diag(moment)
+        least = LEAST_VARIANCE * variance.max(initial=0.0)
+        root = np.where(variance > least, 1 / np.sqrt(np.maximum(variance, least)), 0.0)
+        return root, ("inputs were whitened entry by entry",)
+    values, vectors = linalg.eigh(moment)
+    present = values > LEAST_VARIANCE * max(values.max(initial=0.0), 0.0)
+    scaled = vectors[:, present] / np.sqrt(values[present])
+    return scaled @ vectors[:, present].T, ()
+
+
+def _times(root: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    return root[:, None] * matrix if root.ndim == 1 else root @ matrix
+
+
+def _larger(fan_in: np.ndarray, gradients: Gradients) -> np.ndarray:
+    """Of every fan-in and its opposite the one with the larger gradient by its fan-out."""
+    if not len(fan_in):
+        return fan_in
+    both = gradients.finite(np.concatenate([fan_in, -fan_in])).value
+    norms = np.linalg.norm(both, axis=1).reshape(2, -1)
+    return np.where((norms[1] > norms[0])[:, None], -fan_in, fan_in)

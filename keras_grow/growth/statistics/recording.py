@@ -1,0 +1,174 @@
+"""One forward and backward pass serves all sites that grow together.
+
+What is kept of it: the tensors that new channels would be computed from, and the gradient of the
+loss by the pre-activations of the layers that would read them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from keras_grow import _backend, _keras
+from keras_grow.errors import DataError
+from keras_grow.graph import Call, Ref, run
+from keras_grow.planning import Plan, ReadSlot, SitePlan
+from keras_grow.planning.plan import INVERSE
+
+# Gradients of a float16 model are taken of the loss times this, so that they do not underflow.
+FLOAT16_SCALE = 1024.0
+
+
+@dataclass(eq=False)
+class Record:
+    """One batch as the sites of a plan see it, in backend tensors.
+
+    Attributes:
+        loss: of the batch.
+        samples: in the batch.
+        tensors: of the pass, by `Ref`: inputs of producers, and what joins the new channels.
+        gradients: of the loss, by the pre-activations of the consumers.
+        weights: gradients of the loss by trainable variables, by id; empty if not asked for.
+    """
+
+    loss: float
+    samples: int
+    tensors: dict[Ref, Any]
+    gradients: dict[Call, Any]
+    weights: dict[int, Any] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Bytes it takes."""
+        arrays = [*self.tensors.values(), *self.gradients.values()]
+        return sum(4 * int(np.prod(tuple(a.shape))) for a in arrays)
+
+
+def fan_out_slots(site: SitePlan) -> list[ReadSlot]:
+    """The kernels that would read the new channels of a site, in the order of a fan-out."""
+    return [s for s in site.reads if s.free or site.form == INVERSE]
+
+
+class Recording:
+    """Runs the model of a plan on batches of growth data, and keeps what its sites need.
+
+    Weights, BatchNormalization statistics, seeds and optimizer stay untouched. The pass runs in
+    training mode, since that is how the new weights will be trained.
+
+    Args:
+        plan: of the growth in question.
+        inputs: also keep the inputs of consumers, for methods that look at what they read now.
+        weights: also differentiate by the trainable variables.
+    """
+
+    def __init__(self, plan: Plan, inputs: bool = False, weights: bool = False) -> None:
+        self.plan = plan
+        self.graph = plan.atlas.graph
+        self.model = self.graph.model
+        self.variables = _keras.state_of(self.model)
+        self.trained = list(self.model.trainable_variables) if weights else []
+        reading = {id(s.call.op) for site in plan.sites for s in fan_out_slots(site)}
+        self.producing = {id(w.producer.call.op) for site in plan.sites for w in site.writes}
+        # A layer may be called where it reads no new channel; its rule finds that out.
+        self.probed = [c for c in self.graph.calls if id(c.op) in reading]
+        self.kept = self._refs_to_keep(inputs)
+        self._pass = _backend.compiled(self._gradients, self.variables)
+
+    def __call__(self, x: Any, y: Any = None, sample_weight: Any = None) -> Record:
+        """Runs one batch.
+
+        Raises:
+            DataError: the loss cannot be computed or is not finite.
+        """
+        value, (tensors, gradients) = self._pass(x, y, sample_weight)
+        loss = float(_backend.to_numpy(value))
+        if not np.isfinite(loss):
+            raise DataError(
+                f"The loss of the growth batch is {loss}, so its gradients say nothing. "
+                "Check the growth data, or whether training has diverged."
+            )
+        count = len(self.probed)
+        return Record(
+            loss,
+            len(tree.flatten(x)[0]),
+            dict(zip(self.kept, tensors, strict=True)),
+            dict(zip(self.probed, gradients[:count], strict=True)),
+            {id(v): g for v, g in zip(self.trained, gradients[count:], strict=True)},
+        )
+
+    def _refs_to_keep(self, inputs: bool) -> list[Ref]:
+        states = self.plan.states
+        kept: dict[Ref, None] = {}
+        for call in self.graph.calls:
+            if id(call.op) in self.producing:
+                kept[call.inputs[0]] = None
+            if any(r in states for r in call.inputs):
+                kept.update(dict.fromkeys(r for r in call.inputs if r not in states))
+        if inputs:
+            kept.update(dict.fromkeys(call.inputs[0] for call in self.probed))
+        return list(kept)
+
+    def _gradients(self, mapping: list, x: Any, y: Any, sample_weight: Any) -> Any:
+        scale = FLOAT16_SCALE if self._has_float16() else 1.0
+        mapping = mapping or [(v, v.value) for v in self.variables]
+        number = {call: i for i, call in enumerate(self.probed)}
+        place = {id(v): len(number) + i for i, v in enumerate(self.trained)}
+
+        def forward(probe: Callable[[int, Any], Any]) -> tuple[Any, Any]:
+            def hook(call: Call, args: tuple, kwargs: dict) -> Any:
+                if call not in number:
+                    return call.op(*args, **kwargs)
+                plain = call.op.activation
+                call.op.activation = lambda z: plain(probe(number[call], z))
+                try:
+                    return call.op(*args, **kwargs)
+                finally:
+                    call.op.activation = plain
+
+            def body() -> tuple[Any, Any]:
+                y_pred, env = run(self.graph, x, hook, training=True)
+                loss = self._loss(x, y, y_pred, sample_weight)
+                return loss * scale, [env[r] for r in self.kept]
+
+            values = [
+                (v, probe(place[id(v)], value) if id(v) in place else value) for v, value in mapping
+            ]
+            return _keras.pure_call(body, values)
+
+        loss, gradients, tensors = _backend.gradients(forward)
+        return loss / scale, (
+            [ops.stop_gradient(_single(t)) for t in tensors],
+            [ops.stop_gradient(_single(g if scale == 1 else g / scale)) for g in gradients],
+        )
+
+    def _loss(self, x: Any, y: Any, y_pred: Any, sample_weight: Any) -> Any:
+        try:
+            return _keras.compute_loss(self.model, x, y, y_pred, sample_weight)
+        except Exception as error:
+            shapes = [
+                tree.map_structure(lambda t: None if t is None else tuple(t.shape), part)
+                for part in (x, y, y_pred, sample_weight)
+            ]
+            raise DataError(
+                f"The loss of model '{self.model.name}' could not be computed on the growth data. "
+                f"Received: x {shapes[0]}, y {shapes[1]}, predictions {shapes[2]}, sample weights "
+                f"{shapes[3]}. The loss said: {error}"
+            ) from error
+
+    def _has_float16(self) -> bool:
+        return any(la.compute_dtype == "float16" for la in _keras.sublayers(self.model))
+
+
+def shares(records: Sequence[Record]) -> list[float]:
+    """What each batch counts for in a mean over samples."""
+    total = sum(r.samples for r in records)
+    return [r.samples / total for r in records]
+
+
+def _single(tensor: Any) -> Any:
+    """Low-precision tensors in float32; others as they are."""
+    dtype = keras.backend.standardize_dtype(tensor.dtype)
+    return ops.cast(tensor, "float32") if dtype in ("float16", "bfloat16") else tensor
