@@ -209,7 +209,7 @@ def _copy_compilation(model: Any, clone: Any, pairs: Pairs) -> None:
     sources = optimizers_of(model)
     if not sources:
         return
-    trained = [pairs.get(id(v), (v, v))[1] for v in _keras.optimizer_variables(sources[-1])]
+    trained = [pairs.get(id(v), (v, v))[1] for v in _keras.optimizer_variables(sources[0])]
     clone.optimizer.build(trained)
     for source, target in zip(sources, optimizers_of(clone), strict=True):
         for old, new in zip(source.variables, target.variables, strict=True):

@@ -1,50 +1,84 @@
 """What each optimizer slot holds for new entries of a variable.
 
-Old entries keep theirs exactly. New entries start as a fresh optimizer's would: moments and
-accumulators at their initial value. With Adam, whose `iterations` are large by then, the first
-update of an entry with zero moments is about (1 - beta_1) / sqrt(1 - beta_2) = 3.2 times the
-learning rate, then settles within some 1 / (1 - beta_1) steps.
+Old entries keep theirs exactly. What new entries start with is in the tables below.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from keras_grow import _backend, _keras
+from keras_grow.apply.entries import in_order, moved, new_entries
 from keras_grow.errors import GrowthError
 from keras_grow.planning import Edit
-from keras_grow.planning.arrays import grown_value
+from keras_grow.planning.arrays import grown_value, split_groups
 
-# Slots by attribute name, with the value new entries start at: a number, or the name of the
-# optimizer's argument that holds it.
-_START: dict[str, float | str] = {
-    "momentums": 0.0,  # SGD
-    "_momentums": 0.0,  # Adam, AdamW, Nadam, RMSprop, Lion, Lamb
-    "_velocities": 0.0,  # Adam, AdamW, Nadam, RMSprop, Lamb
-    "_velocity_hats": 0.0,  # Adam(amsgrad=True)
-    "_average_gradients": 0.0,  # RMSprop(centered=True)
-    "_accumulated_grads": 0.0,  # Adadelta
-    "_accumulated_delta_vars": 0.0,  # Adadelta
-    "_m": 0.0,  # Adamax
-    "_u": 0.0,  # Adamax
-    "_linears": 0.0,  # Ftrl
-    "_accumulators": "initial_accumulator_value",  # Adagrad, Ftrl
-    "_accumulated_gradients": 0.0,  # gradient accumulation
+# What new entries of a slot can start with.
+ZERO = "zero"
+INITIAL = "initial"  # the optimizer's `initial_accumulator_value`, as when it was built
+MEAN = "mean"  # the mean of the slot's old entries
+LINE = "line"  # the mean of the old entries in line with it along the axis that has grown
+TENTH = "tenth"  # a tenth of that
+WEIGHT = "weight"  # the slot is a second copy of the weights: the new weights
+BALANCE = "balance"  # Ftrl computes weights from its slots: what the new weights come out of
+
+# By attribute name. Optimizers of other authors may use the same names for the same things.
+_START: dict[str, str] = {
+    "momentums": ZERO,  # SGD, Muon
+    "_momentums": ZERO,  # Adam, AdamW, Nadam, RMSprop, Lion, Lamb
+    "_velocities": ZERO,  # Adam, AdamW, Nadam, RMSprop, Lamb, ScheduleFreeAdamW
+    "_velocity_hats": ZERO,  # Adam(amsgrad=True)
+    "adam_velocities": ZERO,  # Muon, of variables that it hands to AdamW
+    "_average_gradients": ZERO,  # RMSprop(centered=True)
+    "_accumulated_grads": ZERO,  # Adadelta
+    "_accumulated_delta_vars": ZERO,  # Adadelta
+    "_m": ZERO,  # Adamax
+    "_u": ZERO,  # Adamax
+    "_r": ZERO,  # Adafactor
+    "_c": ZERO,  # Adafactor
+    "_v": ZERO,  # Adafactor
+    "_linears": BALANCE,  # Ftrl
+    "_accumulators": INITIAL,  # Adagrad, Ftrl
+    "_accumulated_gradients": ZERO,  # gradient accumulation
+    "_model_variables_moving_average": WEIGHT,  # use_ema
 }
-_AVERAGE = "_model_variables_moving_average"  # a copy of the weights: new entries are the weights
+# Where a class means something else by the name.
+_OWN_START: dict[tuple[str, str], str] = {
+    ("ScheduleFreeAdamW", "_momentums"): WEIGHT,  # its iterate z, which averages make the weights
+}
+# Slots that lack one axis of their variable, counted from the end. Adafactor factors every
+# variable of two axes or more, whatever their lengths, so growth never changes whether it does.
+_LACKS: dict[tuple[str, str], int] = {("Adafactor", "_r"): -1, ("Adafactor", "_c"): -2}
 
 
 def optimizers_of(model: Any) -> list[Any]:
-    """The model's optimizer and, inside a LossScaleOptimizer, the one that does the work."""
-    found = []
-    optimizer = getattr(model, "optimizer", None)
-    while optimizer is not None:
+    """The model's optimizer and all that it hands work to, outer ones first; only built ones."""
+    found: list[Any] = []
+    waiting = [getattr(model, "optimizer", None)]
+    while waiting:
+        optimizer = waiting.pop(0)
+        if optimizer is None or any(optimizer is known for known in found):
+            continue
         if optimizer.built:
             found.append(optimizer)
-        optimizer = getattr(optimizer, "inner_optimizer", None)
+        waiting += [getattr(optimizer, "inner_optimizer", None)]
+        waiting += _keras.inner_optimizers(optimizer)
     return found
+
+
+@contextmanager
+def starting(**starts: str) -> Iterator[None]:
+    """While it lasts, new entries of the slots named start otherwise: to measure what is best."""
+    before = dict(_START)
+    _START.update(starts)
+    try:
+        yield
+    finally:
+        _START.clear()
+        _START.update(before)
 
 
 def grown_slots(
@@ -64,39 +98,128 @@ def grown_slots(
         GrowthError: a slot whose meaning is not known.
     """
     trained = _keras.optimizer_variables(optimizer)
-    for name, slots in _keras.optimizer_slots(optimizer).items():
-        for variable, slot in zip(trained, slots, strict=True):
-            if slot is None or id(variable) not in new_values:
-                continue
-            own = edits.get(id(variable), [])
-            if name == _AVERAGE:
-                start = None
-            elif name in _START:
-                rule = _START[name]
-                start = float(getattr(optimizer, rule)) if isinstance(rule, str) else rule
-            else:
-                start = None
-            known = name == _AVERAGE or start is not None
-            if not known or tuple(slot.shape) != tuple(variable.shape):
-                raise GrowthError(
-                    f"The optimizer {type(optimizer).__name__} keeps a slot '{name}' of shape "
-                    f"{tuple(slot.shape)} for '{variable.path}' of shape {tuple(variable.shape)}, "
-                    "and it is not known how that grows. Use SGD, Adam, AdamW or RMSprop."
-                )
-            old = _backend.to_numpy(slot)
-            if name == _AVERAGE:
-                old = rewritten(variable, old)
-            value = grown_value(old, _fill_with(own, 0.0))
-            new = _new_entries(own, tuple(variable.shape))
-            source = new_values[id(variable)] if start is None else start
-            yield slot, np.where(new, source, value).astype(value.dtype)
+    slots = _keras.optimizer_slots(optimizer)
+    if any(id(variable) in new_values for variable in trained):
+        _check_all_known(optimizer, slots)
+    for i, variable in enumerate(trained):
+        if id(variable) not in new_values:
+            continue
+        grown = _Grown(
+            optimizer,
+            variable,
+            edits.get(id(variable), []),
+            new_values[id(variable)],
+            rewritten,
+            {name: of_all[i] for name, of_all in slots.items() if of_all[i] is not None},
+        )
+        for name, slot in grown.slots.items():
+            if len(slot.shape) or not len(variable.shape):  # Adafactor's place holders are scalars
+                yield slot, grown.value(name)
 
 
-def _fill_with(edits: list[Edit], fill: float) -> list[Edit]:
-    """The same moves with nothing but `fill` in new entries."""
-    return [replace(e, fill=fill) for e in edits]
+@dataclass
+class _Grown:
+    """One trained variable with its slots."""
+
+    optimizer: Any
+    variable: Any
+    edits: Sequence[Edit]
+    weights: np.ndarray  # new ones
+    rewritten: Callable[[Any, np.ndarray], np.ndarray]
+    slots: dict[str, Any]
+
+    def value(self, name: str) -> np.ndarray:
+        """The new value of a slot."""
+        slot, shape = self.slots[name], tuple(self.variable.shape)
+        start = _about(self.optimizer, name, _OWN_START) or _START.get(name)
+        lacks = _about(self.optimizer, name, _LACKS)
+        edits = in_order(self.edits)
+        if lacks is not None:
+            edits = _without_axis(edits, lacks % len(shape), len(shape))
+            shape = tuple(np.delete(shape, lacks))
+        if start is None or tuple(slot.shape) != shape:
+            raise _unknown(self.optimizer, name, slot, self.variable)
+        old = _backend.to_numpy(slot)
+        if start == WEIGHT:
+            old = self.rewritten(self.variable, old)
+        value = moved(old, edits)
+        new = new_entries(edits, shape)
+        if start == ZERO:
+            return value
+        if start == BALANCE:
+            # The optimizer would undo a rewriting of old weights too.
+            before = moved(_backend.to_numpy(self.variable), edits)
+            source: Any = self._balanced()
+            new |= before != self.weights
+        elif start == WEIGHT:
+            source = self.weights
+        elif start == MEAN:
+            source = old.mean()
+        elif start in (LINE, TENTH):
+            for edit in edits:
+                old = grown_value(old, [_filled_in_line(old, edit)])
+            source = old if start == LINE else old / 10
+        else:
+            source = float(self.optimizer.initial_accumulator_value)
+        return np.where(new, source, value).astype(value.dtype)
+
+    def _balanced(self) -> np.ndarray:
+        """Ftrl's `linear` for which a step without gradient leaves the weights what they are.
+
+        Ftrl computes weights anew from its slots, w = (clip(linear, -l1, l1) - linear) / quadratic
+        (McMahan et al. 2013, algorithm 1); from a `linear` of zero it would clear new weights.
+        """
+        optimizer = self.optimizer
+        rate = float(_backend.to_numpy(optimizer.learning_rate))
+        quadratic = self.value("_accumulators") ** -optimizer.learning_rate_power / rate
+        quadratic += 2 * optimizer.l2_regularization_strength + optimizer.beta / rate
+        one = np.sign(self.weights) * optimizer.l1_regularization_strength
+        return -(self.weights * quadratic + one)
 
 
-def _new_entries(edits: list[Edit], shape: tuple) -> np.ndarray:
-    """Which entries of the grown variable are new."""
-    return grown_value(np.ones(shape, "float32"), _fill_with(edits, 0.0)) == 0
+def _about(optimizer: Any, name: str, table: dict[tuple[str, str], Any]) -> Any:
+    """What a table says of a slot of the optimizer's class or one it is derived from."""
+    for cls in type(optimizer).__mro__:
+        if (cls.__name__, name) in table:
+            return table[cls.__name__, name]
+    return None
+
+
+def _filled_in_line(value: np.ndarray, edit: Edit) -> Edit:
+    if edit.groups > 1:
+        value = split_groups(value, edit.groups)
+    return replace(edit, role="per-channel", fill=value.mean(axis=edit.axis))
+
+
+def _without_axis(edits: list[Edit], axis: int, rank: int) -> list[Edit]:
+    """The same moves of an array that lacks an axis."""
+    moved = []
+    for edit in edits:
+        own = edit.axis % rank
+        if own == axis:
+            continue
+        labels = edit.labels
+        if edit.groups > 1:  # in the whole kernel every group's rows move as the first group's
+            labels = np.maximum(labels[: len(labels) // edit.groups], -1)
+        moved.append(replace(edit, axis=own - (own > axis), labels=labels, groups=1))
+    return moved
+
+
+def _check_all_known(optimizer: Any, slots: dict[str, list]) -> None:
+    """Refuses an optimizer that keeps arrays which belong to no variable it trains."""
+    for variable in _keras.state_besides(optimizer, slots):
+        if len(variable.shape):
+            raise GrowthError(
+                f"The optimizer {type(optimizer).__name__} keeps '{variable.path}' of shape "
+                f"{tuple(variable.shape)}, and it is not known how that grows. "
+                "Use an optimizer of keras.optimizers, or grow the model before it is compiled."
+            )
+
+
+def _unknown(optimizer: Any, name: str, slot: Any, variable: Any) -> GrowthError:
+    return GrowthError(
+        f"The optimizer {type(optimizer).__name__} keeps a slot '{name}' of shape "
+        f"{tuple(slot.shape)} for '{variable.path}' of shape {tuple(variable.shape)}, "
+        "and it is not known how that grows. Use an optimizer of keras.optimizers, or grow the "
+        "model before it is compiled."
+    )
