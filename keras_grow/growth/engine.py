@@ -13,6 +13,7 @@ from keras_grow import _backend
 from keras_grow.apply import Slopes, Surgery
 from keras_grow.errors import GrowthError, RefusedError, all_or_nothing
 from keras_grow.graph import Call, graph_of
+from keras_grow.growth.amplitude import LineSearch
 from keras_grow.growth.data import Batch, Batches
 from keras_grow.growth.events import SiteGrowth
 from keras_grow.growth.methods import Method, Problem, Solution
@@ -194,16 +195,15 @@ class GrowthStep:
     def operate(self) -> None:
         """Carries the plan out and checks that the outputs are the same, or undoes it."""
         if self.outputs is None:
-            with self._phase("surgery"):
-                self.surgery.apply()
+            self._apply()
             return
         with self._phase("verification"):
-            sample = _sample(self.model, None if self.batches is None else self.batches.first)
+            first = None if self.batches is None else self.batches.first
+            sample = _sample(self.model, first)
             if not self.outputs.serves(self.atlas.graph):
                 self.outputs.renew(self.atlas.graph)
             before = self.outputs(sample)
-        with self._phase("surgery"):
-            self.surgery.apply()
+        self._apply()
         names = ", ".join(s.name for s in self.amounts)
         # A layer may refuse to run as wide as that, or memory may be short.
         running = f"Running model '{self.model.name}' after growing {names}"
@@ -219,6 +219,21 @@ class GrowthStep:
             raise GrowthError(
                 f"Growing {names} would have changed what the model computes, so it was undone: "
                 f"{self.report}. {self._culprit()}"
+            )
+
+    def _apply(self) -> None:
+        sized = [s for s, solution in self.solutions.items() if solution.amplitude]
+        search = LineSearch(self.surgery, sized) if sized else None
+        with self._phase("surgery"):
+            self.surgery.apply()
+        if search is None or self.batches is None:
+            return
+        what = f"Searching the size of new neurons in model '{self.model.name}'"
+        with self._phase("line search"), all_or_nothing(self.surgery.undo, what):
+            factor, loss = search(self.batches)
+        for site in sized:
+            self.solutions[site].notes += (
+                f"new weights were scaled by {factor:.3g}, which takes the loss to {loss:.6g}",
             )
 
     def _may_change(self) -> bool:

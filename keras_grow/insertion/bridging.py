@@ -86,7 +86,7 @@ def bridge(
         after: the layer from which the new one reads; an input layer will do.
         before: a Dense or convolutional layer that does not lead to `after`.
         width: units or filters of the new layer.
-        activation: of the new layer; gradient methods need f(0) = 0.
+        activation: of the new layer.
         method: as for `widen`; "gradmax" gives the new layer the largest gradient that is
             possible.
         data: growth data; needed by gradient methods, which need a compiled model too.

@@ -23,7 +23,7 @@ from keras import layers, ops
 import keras_grow as kg
 from keras_grow import _keras
 from keras_grow.growth.events import read
-from keras_grow.growth.statistics import Statistics
+from keras_grow.growth.statistics import Recording
 
 BATCH, STEPS = 8, 8
 DATA = points(BATCH * STEPS)
@@ -224,7 +224,7 @@ def test_fit_goes_on_unchanged_when_memory_runs_out(at, error, monkeypatch, undi
 
 
 def test_fit_goes_on_unchanged_when_the_gradients_need_too_much(monkeypatch, undisturbed):
-    faulty(monkeypatch, Statistics, "__call__", 1, MemoryError("no room"))
+    faulty(monkeypatch, Recording, "__call__", 1, MemoryError("no room"))
     growth = growing("gradmax")
     with pytest.warns(UserWarning, match="no room"):
         record, model = run(growth)
@@ -260,7 +260,7 @@ def test_a_failed_growth_does_not_keep_the_next_from_succeeding(tmp_path, undist
 
 
 def test_on_failure_raise_ends_fit_with_the_model_as_it_was(monkeypatch):
-    faulty(monkeypatch, Statistics, "__call__", 1, MemoryError("no room"))
+    faulty(monkeypatch, Recording, "__call__", 1, MemoryError("no room"))
     growth = growing("gradmax", on_failure="raise")
     with pytest.raises(MemoryError, match="no room"):
         run(growth)

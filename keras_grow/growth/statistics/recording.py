@@ -14,7 +14,7 @@ from keras import ops, tree
 
 from keras_grow import _backend, _keras
 from keras_grow.errors import DataError
-from keras_grow.graph import Call, Ref, run
+from keras_grow.graph import Call, Ref, graph_of, run
 from keras_grow.planning import Plan, ReadSlot, SitePlan
 from keras_grow.planning.plan import INVERSE
 
@@ -130,7 +130,7 @@ class Recording:
 
             def body() -> tuple[Any, Any]:
                 y_pred, env = run(self.graph, x, hook, training=True)
-                loss = self._loss(x, y, y_pred, sample_weight)
+                loss = loss_of(self.model, x, y, y_pred, sample_weight)
                 return loss * scale, [env[r] for r in self.kept]
 
             values = [
@@ -144,22 +144,43 @@ class Recording:
             [ops.stop_gradient(_single(g if scale == 1 else g / scale)) for g in gradients],
         )
 
-    def _loss(self, x: Any, y: Any, y_pred: Any, sample_weight: Any) -> Any:
-        try:
-            return _keras.compute_loss(self.model, x, y, y_pred, sample_weight)
-        except Exception as error:
-            shapes = [
-                tree.map_structure(lambda t: None if t is None else tuple(t.shape), part)
-                for part in (x, y, y_pred, sample_weight)
-            ]
-            raise DataError(
-                f"The loss of model '{self.model.name}' could not be computed on the growth data. "
-                f"Received: x {shapes[0]}, y {shapes[1]}, predictions {shapes[2]}, sample weights "
-                f"{shapes[3]}. The loss said: {error}"
-            ) from error
-
     def _has_float16(self) -> bool:
         return any(la.compute_dtype == "float16" for la in _keras.sublayers(self.model))
+
+
+class LossOf:
+    """The loss of a model on a batch, in training mode; nothing in the model changes."""
+
+    def __init__(self, model: Any) -> None:
+        graph, variables = graph_of(model), _keras.state_of(model)
+
+        def forward(mapping: list, x: Any, y: Any, sample_weight: Any) -> Any:
+            def body() -> Any:
+                y_pred, _ = run(graph, x, training=True)
+                return loss_of(model, x, y, y_pred, sample_weight)
+
+            return _keras.pure_call(body, mapping or [(v, v.value) for v in variables])
+
+        self._call = _backend.compiled(forward, variables)
+
+    def __call__(self, x: Any, y: Any = None, sample_weight: Any = None) -> float:
+        return float(_backend.to_numpy(self._call(x, y, sample_weight)))
+
+
+def loss_of(model: Any, x: Any, y: Any, y_pred: Any, sample_weight: Any) -> Any:
+    """What the model's compiled loss says, its own losses included."""
+    try:
+        return _keras.compute_loss(model, x, y, y_pred, sample_weight)
+    except Exception as error:
+        shapes = [
+            tree.map_structure(lambda t: None if t is None else tuple(t.shape), part)
+            for part in (x, y, y_pred, sample_weight)
+        ]
+        raise DataError(
+            f"The loss of model '{model.name}' could not be computed on the growth data. "
+            f"Received: x {shapes[0]}, y {shapes[1]}, predictions {shapes[2]}, sample weights "
+            f"{shapes[3]}. The loss said: {error}"
+        ) from error
 
 
 def shares(records: Sequence[Record]) -> list[float]:
