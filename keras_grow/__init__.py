@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from keras_grow.apply import Slopes
     from keras_grow.errors import DataError, GrowthError, RefusedError
     from keras_grow.growth import methods
+    from keras_grow.growth.alignment import Alignment, alignment
     from keras_grow.growth.events import GrowthEvent, SiteGrowth
     from keras_grow.growth.outputs import Report, verify
     from keras_grow.insertion import bridge, bridge_, insert, insert_
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Alignment",
     "DataError",
     "GrowthCallback",
     "GrowthError",
@@ -41,6 +43,7 @@ __all__ = [
     "Site",
     "SiteGrowth",
     "Slopes",
+    "alignment",
     "bridge",
     "bridge_",
     "flops",
@@ -63,6 +66,7 @@ _HOME = {
     "keras_grow.apply": ("Slopes",),
     "keras_grow.errors": ("DataError", "GrowthError", "RefusedError"),
     "keras_grow.growth": ("methods",),
+    "keras_grow.growth.alignment": ("Alignment", "alignment"),
     "keras_grow.growth.events": ("GrowthEvent", "SiteGrowth"),
     "keras_grow.growth.outputs": ("Report", "verify"),
     "keras_grow.insertion": ("bridge", "bridge_", "insert", "insert_"),

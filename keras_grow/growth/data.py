@@ -39,6 +39,9 @@ class GrowthData:
         batch_size: samples drawn from arrays for an event, all of them if there are fewer.
         seed: of the draw from arrays.
 
+    Attributes:
+        size: samples, where they are known: of arrays.
+
     Raises:
         DataError: nothing that batches can be drawn from.
     """
@@ -53,7 +56,7 @@ class GrowthData:
         self.batch_size = batch_size
         self.seed = seed
         self._data = data
-        self._size: int | None = None  # of arrays
+        self.size: int | None = None
         self._draw = self._source(data)
 
     def batch(self, number: int, graph: Graph) -> Batch:
@@ -84,8 +87,8 @@ class GrowthData:
         data = self._data
         if isinstance(data, keras.utils.PyDataset):
             return (data[i] for i in range(_length(data)))
-        if self._size is not None:
-            starts = range(0, self._size, self.batch_size)
+        if self.size is not None:
+            starts = range(0, self.size, self.batch_size)
             parts = tuple(data) if isinstance(data, (tuple, list)) else (data,)
             return (_part(parts, slice(a, a + self.batch_size)) for a in starts)
         if isinstance(self._draw, _Cycle):
@@ -141,7 +144,7 @@ class GrowthData:
         (size,) = sizes
         if size == 0:
             raise DataError("The growth data is empty. Received: 0 samples.")
-        self._size = size
+        self.size = size
 
         def draw(number: int) -> Any:
             if size <= self.batch_size:

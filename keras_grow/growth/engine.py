@@ -232,9 +232,16 @@ class GrowthStep:
         with self._phase("line search"), all_or_nothing(self.surgery.undo, what):
             factor, loss = search(self.batches)
         for site in sized:
+            self._forget_fan_out(site)
             self.solutions[site].notes += (
                 f"new weights were scaled by {factor:.3g}, which takes the loss to {loss:.6g}",
             )
+
+    def _forget_fan_out(self, site: SitePlan) -> None:
+        """Weights of another time that are grown alike keep their function."""
+        for slot in site.reads:
+            rows = self.surgery.fan_out.get(slot.edit, [])
+            self.surgery.fan_out[slot.edit] = [r for r in rows if r[0] is not slot.rows]
 
     def _may_change(self) -> bool:
         """Whether a change of the function was asked for."""
