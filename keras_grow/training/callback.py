@@ -1,8 +1,10 @@
 """`GrowthCallback`: a model grows in the middle of one `fit`."""
 
+import math
 import os
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -10,17 +12,24 @@ import numpy as np
 
 from keras_grow import _backend, _keras
 from keras_grow.apply import Slopes
-from keras_grow.errors import GrowthError, check_whole
+from keras_grow.errors import GrowthError, check_whole, is_real
+from keras_grow.graph import graph_of
 from keras_grow.growth import events as event_log
 from keras_grow.growth import methods
 from keras_grow.growth.data import GrowthData
-from keras_grow.growth.engine import GrowthStep
 from keras_grow.growth.events import GrowthEvent
+from keras_grow.growth.methods.base import FORMS
 from keras_grow.growth.outputs import Outputs
 from keras_grow.planning import survey
 from keras_grow.planning.cost import graph_flops
-from keras_grow.training.schedules import Every, Schedule
-from keras_grow.training.selectors import All, Occasion, Selector
+from keras_grow.training import schedules
+from keras_grow.training.budgets import Room
+from keras_grow.training.looking import Look, SiteScore
+from keras_grow.training.operations import Outcome, Setting, Widen, operation
+from keras_grow.training.schedules import Moment, Schedule
+from keras_grow.training.selecting import Occasion, Selector
+from keras_grow.training.selectors import All
+from keras_grow.training.warmup import Warmup
 
 
 class GrowthCallback(keras.callbacks.Callback):
@@ -52,10 +61,19 @@ class GrowthCallback(keras.callbacks.Callback):
             `tf.data.Dataset`, torch `DataLoader`, `keras.utils.PyDataset`, or a function that
             returns a batch.
         method: "gradmax", "random", or an object from `keras_grow.methods`.
-        schedule: when to grow, by default `Every(200)`.
-        selector: where and how much, by default `All(amount=2)`.
+        schedule: when to grow, by default `Every(200)`; a function of a `schedules.Moment` too.
+        selector: where and how much, by default `All(amount=2)`; new layers and bridges too.
         log_dir: where each event is appended to `growth-events.jsonl` as it happens.
-        batch_size: samples that one event draws from arrays.
+        form: "auto", or a form of growth that the method knows, such as "inverse".
+        batches: how many batches of growth data an event looks at; None for all of it, once. New
+            layers and bridges look at the first.
+        batch_size: samples of one batch drawn from arrays.
+        max_parameters, max_flops: what the model may have after a growth. One that would pass it
+            is cut down to what fits, or left out; the event's `notes` say so.
+        warmup: training steps in which new weights of wider layers move less than the optimizer
+            would have them, a linearly rising part of it. A warm-up ends with its `fit`.
+        dry_run: decide, choose weights and log everything, but change nothing. Every event says
+            what would grow from the model as it is.
         seed: of everything random in growth.
         verify: compare the outputs on up to 32 samples before and after every growth; undo it
             and raise if they differ by more than 1e-5 of their scale (float32).
@@ -64,7 +82,8 @@ class GrowthCallback(keras.callbacks.Callback):
             and trains on; "raise" ends `fit`.
 
     Attributes:
-        events: a `GrowthEvent` for every growth so far.
+        events: a `GrowthEvent` for every growth so far, and for every one that was due and found
+            no room.
         step: training steps so far.
 
     Raises:
@@ -76,11 +95,17 @@ class GrowthCallback(keras.callbacks.Callback):
         self,
         data: Any,
         method: Any = "gradmax",
-        schedule: Schedule | None = None,
+        schedule: Schedule | Callable[[Moment], bool] | None = None,
         selector: Selector | None = None,
         log_dir: str | os.PathLike | None = None,
         *,
+        form: str = "auto",
+        batches: int | None = 1,
         batch_size: int = 512,
+        max_parameters: float | None = None,
+        max_flops: float | None = None,
+        warmup: int = 0,
+        dry_run: bool = False,
         seed: int = 0,
         verify: bool = True,
         on_failure: str = "continue",
@@ -90,11 +115,6 @@ class GrowthCallback(keras.callbacks.Callback):
             raise GrowthError(
                 f"on_failure must be 'continue' or 'raise'. Received: on_failure={on_failure!r}"
             )
-        if schedule is not None and (isinstance(schedule, type) or not hasattr(schedule, "due")):
-            raise GrowthError(
-                "schedule must say when to grow, such as keras_grow.schedules.Every(200). "
-                f"Received: schedule={schedule!r}"
-            )
         if selector is not None and not isinstance(selector, Selector):
             raise GrowthError(
                 "selector must say where to grow, such as keras_grow.selectors.All(amount=2). "
@@ -102,11 +122,27 @@ class GrowthCallback(keras.callbacks.Callback):
             )
         if log_dir is not None and not isinstance(log_dir, (str, os.PathLike)):
             raise GrowthError(f"log_dir must be a folder's path. Received: log_dir={log_dir!r}")
+        if form not in ("auto", *FORMS):
+            known = ", ".join(f"'{f}'" for f in ("auto", *FORMS))
+            raise GrowthError(f"form must be one of {known}. Received: form={form!r}")
+        if batches is not None:
+            check_whole("batches", batches, 1)
+        limits = {"max_parameters": max_parameters, "max_flops": max_flops}
+        for name, limit in limits.items():
+            if limit is not None and not (is_real(limit) and limit > 0):
+                raise GrowthError(f"{name} must be a positive number. Received: {name}={limit!r}")
+        check_whole("warmup", warmup, 0)
         check_whole("seed", seed, 0)
         self.method = methods.get(method)
-        self.schedule = Every(200) if schedule is None else schedule
+        self.schedule = schedules.get(schedule)
         self.selector = All(amount=2) if selector is None else selector
         self.log_dir = log_dir
+        self.form = form
+        self.batches = batches
+        self.max_parameters = max_parameters
+        self.max_flops = max_flops
+        self.warmup = warmup
+        self.dry_run = bool(dry_run)
         self.seed = seed
         self.verify = verify
         self.on_failure = on_failure
@@ -114,24 +150,34 @@ class GrowthCallback(keras.callbacks.Callback):
         self.events: list[GrowthEvent] = []
         self.step = 0
         self._count = 0
+        self._last: int | None = None
         self._initial: dict[str, int] = {}
         self._grown: set[str] = set()
         self._slopes = Slopes()
         self._outputs: Outputs | None = None
         self._stoppings: list[Any] = []
+        self._warming = Warmup(warmup) if warmup else None
+        self._look: Look | None = None
         self._epoch = 0
         self._epoch_start = 0
+        self._ended: dict[str, Any] | None = None  # logs of an epoch that no schedule has seen
 
     # --- state ---------------------------------------------------------------------------------
 
     def get_state(self) -> dict[str, Any]:
-        """Where the callback is, as one plain value that `json` can hold."""
+        """Where the callback is, schedule and selector included, as one plain value that `json`
+        can hold.
+        """
         return {
             "step": self.step,
             "count": self._count,
+            "last": self._last,
             "initial_widths": dict(self._initial),
             "grown": sorted(self._grown),
             "events": [event.to_dict() for event in self.events],
+            "schedule": _state_of(self.schedule),
+            "selector": _state_of(self.selector),
+            "ended": None if self._ended is None else {k: float(v) for k, v in self._ended.items()},
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -148,9 +194,14 @@ class GrowthCallback(keras.callbacks.Callback):
             )
         self.step = int(state["step"])
         self._count = int(state["count"])
+        self._last = state.get("last")
         self._initial = {k: int(v) for k, v in state["initial_widths"].items()}
         self._grown = set(state["grown"])
         self.events = [GrowthEvent.from_dict(e) for e in state["events"]]
+        self._ended = state.get("ended")
+        for owner, name in ((self.schedule, "schedule"), (self.selector, "selector")):
+            if state.get(name):
+                owner.set_state(state[name])
 
     # --- Keras's hooks -------------------------------------------------------------------------
 
@@ -164,6 +215,9 @@ class GrowthCallback(keras.callbacks.Callback):
         self.selector.check(atlas)
         self._outputs = Outputs(atlas.graph) if self.verify else None
         self._stoppings = _keras.early_stoppings(self)
+        self._look = None
+        if self.warmup:  # weights may have changed since the last fit
+            self._warming = Warmup(self.warmup)
         self._slopes.remove()  # of a fit that ended in an error, where `on_train_end` is not called
         for call in atlas.graph.calls:
             if call.path in self._grown:
@@ -175,22 +229,31 @@ class GrowthCallback(keras.callbacks.Callback):
         self._epoch = epoch
         self._epoch_start = self.step
 
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        self._ended = logs or {}
+
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         # `batch` is the last step of the block when steps_per_execution is more than 1.
-        self.step = self._epoch_start + batch + 1
-        if self.schedule.due(self.step, self._count):
-            try:
+        before, self.step = self.step, self._epoch_start + batch + 1
+        try:
+            if self._warming is not None and self._warming.active:
+                _ = self.model  # on JAX this puts the state of the fit back into the variables
+                self._warming.step(self.step - before)
+            if self.schedule.due(self._moment(logs)):
                 self._grow()
-            except BaseException:
-                self.on_train_end()  # which Keras does not call when `fit` ends in an error
-                raise
+        except BaseException:
+            self.on_train_end()  # which Keras does not call when `fit` ends in an error
+            raise
+        self._look = self._ended = None
 
     def on_train_end(self, logs: dict | None = None) -> None:
         self._stoppings = []
+        self._look = None
         if not self._slopes.remove():
             return
         _keras.drop_compiled(self._model)
-        if self.events and self.events[-1].sites and self.events[-1].step == self.step:
+        last = self.events[-1] if self.events else None
+        if last and last.sites and not last.dry_run and last.step == self.step:
             warnings.warn(
                 f"The last growth, at step {self.step}, was the end of training: its neurons have "
                 "not taken a step, and the plain activation has no slope where they are. Train "
@@ -198,33 +261,69 @@ class GrowthCallback(keras.callbacks.Callback):
                 stacklevel=2,
             )
 
+    # --- looking -------------------------------------------------------------------------------
+
+    def _moment(self, logs: dict | None) -> Moment:
+        return Moment(
+            step=self.step,
+            epoch=self._epoch,
+            count=self._count,
+            last=self._last,
+            logs=logs or {},
+            epoch_ended=self._ended is not None,
+            epoch_logs=self._ended,
+            epoch_start=self._epoch_start,
+            scores=self._scores,
+        )
+
+    def _looked(self) -> Look:
+        """The model now; a schedule that looked at it has made it already."""
+        if self._look is None:
+            number = self._count
+            self._look = Look(
+                self.model,  # on JAX this puts the state of the fit back into the variables
+                lambda graph: self.data.batches(number, graph, self.batches),
+                keep=self.batches is not None,
+            )
+            for site in self._look.atlas.sites:
+                self._initial.setdefault(site.name, site.width)
+        return self._look
+
+    def _occasion(self) -> Occasion:
+        look = self._looked()
+        remaining = getattr(self.schedule, "remaining", None)
+        left = None if remaining is None else remaining(self._count)
+        return Occasion(look.atlas, self._initial, self._count, left, look)
+
+    def _scores(self) -> list[SiteScore]:
+        occasion = self._occasion()
+        return list(occasion.score(self.selector.considered(occasion)).values())
+
     # --- growing -------------------------------------------------------------------------------
 
     def _grow(self) -> None:
-        model = self.model  # on JAX this puts the state of the fit back into the variables
         start = time.perf_counter()
-        atlas = survey(model)
-        occasion = Occasion(atlas, self._initial, self._count, self.schedule.remaining(self._count))
-        amounts = self.selector.select(occasion)
+        occasion = self._occasion()
+        look = self._looked()
+        chosen = self.selector.select(occasion)
         self._count += 1
-        if not amounts:
+        if not chosen and not occasion.notes:
             return
-        surveyed = time.perf_counter()
+        selected = time.perf_counter()
+        parameters, flops = look.model.count_params(), graph_flops(look.atlas.graph)
         event = GrowthEvent(
             step=self.step,
             epoch=self._epoch,
             sites=[],
-            parameters_before=model.count_params(),
-            parameters_after=model.count_params(),
-            flops_before=graph_flops(atlas.graph),
-            flops_after=graph_flops(atlas.graph),
+            parameters_before=parameters,
+            parameters_after=parameters,
+            flops_before=flops,
+            flops_after=flops,
+            notes=occasion.notes,
+            dry_run=self.dry_run,
         )
-        rng = np.random.default_rng([self.seed, self._count])
         try:
-            batch = self.data.batch(self._count - 1, atlas.graph)
-            drawn = time.perf_counter()
-            step = GrowthStep(atlas, amounts, self.method, rng, batch, self._slopes, self._outputs)
-            done = step.run()
+            done = self._carry_out(chosen, event) if chosen else None
         except Exception as error:
             if self.on_failure == "raise" or not _backend.is_machine_fault(error):
                 raise
@@ -236,21 +335,55 @@ class GrowthCallback(keras.callbacks.Callback):
                 stacklevel=2,
             )
             return
-        for stopping in self._stoppings:
-            if stopping.best_weights is not None:
-                # They have the old shapes; restoring them would fail halfway.
-                kept = step.surgery.grown(model.weights, stopping.best_weights)
-                stopping.best_weights = kept
-        self._grown |= {call.path for call in done.plan.activations.values()}
-        event.sites = done.sites
-        event.loss = done.loss
-        event.deviation = None if done.report is None else done.report.relative
-        event.parameters_after = model.count_params()
-        event.flops_after = graph_flops(atlas.graph)
-        event.seconds = {"survey": surveyed - start, "data": drawn - surveyed, **done.seconds}
+        event.scores = {name: score.to_dict() for name, score in look.scored.items()}
+        event.skipped = look.skipped
+        if done is not None:
+            self._last = self.step
+            event.sites = done.sites
+            event.loss = done.loss
+            event.deviation = done.deviation
+            event.parameters_after += done.parameters
+            event.flops_after += done.flops
+            event.seconds = {"survey": selected - start, **done.seconds}
         self._note(event)
+
+    def _carry_out(self, chosen: Any, event: GrowthEvent) -> Outcome | None:
+        """Does what the selector chose, as far as the limits allow it."""
+        look = self._looked()
+        rng = np.random.default_rng([self.seed, self._count])
+        setting = Setting(
+            look, self.method, self.form, rng, self._slopes, self._outputs, self._stoppings
+        )
+        work = operation(chosen, setting)
+        if self.max_parameters is not None or self.max_flops is not None:
+            work, cut = work.cut(self._room(event))
+            if cut is not None:
+                limits = f"max_parameters={self.max_parameters}, max_flops={self.max_flops}"
+                event.notes.append(f"With {limits}, {cut}.")
+        if work is None:
+            return None
+        if self.dry_run:
+            done = work.preview()
+        else:
+            done = work.run()
+            calls = graph_of(look.model).calls
+            self._grown = {c.path for c in calls if id(c.op) in self._slopes.ops}
+            if self._warming is not None and isinstance(work, Widen):
+                self._warming.note(work.plan)
+        done.seconds = {"data": look.seconds, **done.seconds}
+        return done
+
+    def _room(self, event: GrowthEvent) -> Room:
+        parameters = math.inf if self.max_parameters is None else self.max_parameters
+        flops = math.inf if self.max_flops is None else self.max_flops
+        return Room(parameters - event.parameters_before, flops - event.flops_before)
 
     def _note(self, event: GrowthEvent) -> None:
         self.events.append(event)
         if self.log_dir is not None:
             event_log.append(self.log_dir, event)
+
+
+def _state_of(owner: Any) -> dict[str, Any]:
+    read = getattr(owner, "get_state", None)
+    return {} if read is None else read()

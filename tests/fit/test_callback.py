@@ -26,8 +26,8 @@ from keras import layers, ops
 
 import keras_grow as kg
 from keras_grow.growth import events
-from keras_grow.growth.data import GrowthData
-from keras_grow.growth.statistics import Statistics
+from keras_grow.growth.data import Batches, GrowthData
+from keras_grow.growth.statistics import Recording, measure
 from keras_grow.planning import make_plan, survey
 
 # `drive` often ends with a growth; the warning of it has a test of its own.
@@ -367,8 +367,10 @@ def test_the_statistics_pass_leaves_no_trace():
     model.reset_metrics()
     clean = everything(model)
     atlas = survey(model)
-    measured = Statistics(make_plan(atlas, dict.fromkeys(atlas.sites, 1)))(x, y)
-    assert all(np.abs(m).max() > 0 for m in measured.matrices.values())
+    plan = make_plan(atlas, dict.fromkeys(atlas.sites, 1))
+    measured = measure(plan, Recording(plan), Batches((x, y, None)))
+    assert len(measured.sites) == 2
+    assert all(np.abs(gradients.matrix).max() > 0 for gradients in measured.sites.values())
     assert same_arrays(everything(model), clean)
     assert not same_arrays(clean, before)  # the metrics differ: the comparison sees them
     assert not model.losses

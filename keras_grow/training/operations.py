@@ -1,0 +1,339 @@
+"""What one growth event does to the model: widening, a new layer, a bridge.
+
+Each can be tried first (what would it be, what would it cost), cut down to what there is room for,
+and carried out. It either succeeds or leaves the model as it was.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from keras import tree
+
+from keras_grow import _backend
+from keras_grow.apply import Slopes
+from keras_grow.apply.structure import places
+from keras_grow.graph import Graph, graph_of
+from keras_grow.growth.engine import CHECKED_SAMPLES, GrowthStep
+from keras_grow.growth.events import SiteGrowth
+from keras_grow.growth.methods import Method
+from keras_grow.growth.outputs import Outputs, compare
+from keras_grow.insertion import bridge, bridge_, insert, insert_
+from keras_grow.insertion.bridging import check_bridge
+from keras_grow.planning import Plan, Site, make_plan, survey
+from keras_grow.planning.cost import graph_flops
+from keras_grow.training.budgets import Room, spread
+from keras_grow.training.looking import Look
+from keras_grow.training.structural import NewBridge, NewLayer
+
+
+@dataclass
+class Setting:
+    """What the callback lends to an operation.
+
+    Attributes:
+        look: the model as it is.
+        method, form: how new weights are chosen.
+        rng: the only source of randomness.
+        slopes: explicit slopes that are in place.
+        outputs: compares outputs before and after; None if nothing is compared.
+        stoppings: `EarlyStopping` callbacks, whose best weights grow along.
+    """
+
+    look: Look
+    method: Method
+    form: str
+    rng: np.random.Generator
+    slopes: Slopes
+    outputs: Outputs | None
+    stoppings: list[Any]
+
+    @property
+    def model(self) -> Any:
+        return self.look.model
+
+    @property
+    def graph(self) -> Graph:
+        return self.look.atlas.graph
+
+
+@dataclass
+class Outcome:
+    """What an operation did, or would do.
+
+    Attributes:
+        sites: a record of each site or new layer.
+        parameters, flops: what it adds.
+        loss: of the growth data; None where not computed.
+        deviation: of the outputs; None if not compared.
+        seconds: by phase.
+    """
+
+    sites: list[SiteGrowth]
+    parameters: int
+    flops: float
+    loss: float | None = None
+    deviation: float | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Widen:
+    """Sites become wider.
+
+    Args:
+        amounts: new channels by site.
+        kind: "widen", or "bridge" where the site is a bridge.
+        method: instead of the setting's.
+    """
+
+    def __init__(
+        self,
+        setting: Setting,
+        amounts: Mapping[Site, int],
+        kind: str = "widen",
+        method: Method | None = None,
+    ) -> None:
+        self.setting = setting
+        self.amounts = dict(amounts)
+        self.kind = kind
+        self.method = method or setting.method
+        self.plan: Plan | None = None  # what was carried out
+
+    def cut(self, room: Room) -> "tuple[Widen | None, str | None]":
+        """As much of it as there is room for, and what was cut."""
+        atlas = self.setting.look.atlas
+        if room.used(make_plan(atlas, self.amounts)) <= 1:
+            return self, None
+        fits = {}
+        if room.parameters > 0 and room.flops > 0:
+            fits = spread(atlas, {s: float(n) for s, n in self.amounts.items()}, room, self.amounts)
+        cuts = [f"'{s.name}' {n} -> {fits.get(s, 0)}" for s, n in self.amounts.items()]
+        note = f"new channels were cut: {', '.join(cuts)}"
+        return (Widen(self.setting, fits, self.kind, self.method) if fits else None), note
+
+    def preview(self) -> Outcome:
+        """What it would be. Nothing is changed."""
+        step = self._step()
+        done = step.decide()
+        plan = done.plan
+        return Outcome(
+            self._records(done.sites), plan.added_parameters, plan.added_flops,
+            done.loss, None, done.seconds,
+        )  # fmt: skip
+
+    def run(self) -> Outcome:
+        """Does it."""
+        model, graph = self.setting.model, self.setting.graph
+        before = model.count_params(), graph_flops(graph)
+        step = self._step()
+        done = step.run()
+        self.plan = done.plan
+        for stopping in self.setting.stoppings:
+            if stopping.best_weights is not None:
+                # They have the old shapes; restoring them would fail halfway.
+                kept = step.surgery.grown(model.weights, stopping.best_weights)
+                stopping.best_weights = kept
+        return Outcome(
+            self._records(done.sites),
+            model.count_params() - before[0],
+            graph_flops(graph) - before[1],
+            done.loss,
+            None if done.report is None else done.report.relative,
+            done.seconds,
+        )
+
+    def _step(self) -> GrowthStep:
+        own = self.setting
+        return GrowthStep(
+            own.look.atlas, self.amounts, self.method, own.rng, own.look.batches(),
+            own.slopes, own.outputs, own.form,
+        )  # fmt: skip
+
+    def _records(self, records: list[SiteGrowth]) -> list[SiteGrowth]:
+        for record in records:
+            record.kind = self.kind
+        return records
+
+
+class _Structural:
+    """Base of the operations that put new layers into the graph."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self._tried: Outcome | None = None
+
+    def cut(self, room: Room) -> "tuple[Any, str | None]":
+        """Itself if there is room for it, and what was left out."""
+        tried = self.preview()
+        if room.holds(tried.parameters, tried.flops):
+            return self, None
+        (record,) = tried.sites
+        return None, (
+            f"'{record.name}', which adds {tried.parameters:,} parameters and "
+            f"{tried.flops:,.12g} FLOPs, was left out"
+        )
+
+    def preview(self) -> Outcome:
+        """What it would be, found out on a copy. Nothing is changed."""
+        if self._tried is None:
+            copy, name = self._copy()
+            self._tried = self._outcome(copy, name)
+        return self._tried
+
+    def run(self) -> Outcome:
+        """Does it."""
+        outputs, sample, before = self.setting.outputs, None, []
+        if outputs is not None:
+            sample = self._sample()
+            if not outputs.serves(self.setting.graph):
+                outputs.renew(self.setting.graph)
+            before = outputs(sample)
+        cost = self.setting.model.count_params(), graph_flops(self.setting.graph)
+        name = self._change()
+        done = self._outcome(self.setting.model, name, cost)
+        if outputs is not None:
+            outputs.renew(graph_of(self.setting.model))
+            done.deviation = compare(before, outputs(sample)).relative
+        return done
+
+    def _copy(self) -> tuple[Any, str]:
+        """A changed copy of the model, and the path of the new layer in it."""
+        raise NotImplementedError
+
+    def _change(self) -> str:
+        """Changes the model; the path of the new layer."""
+        raise NotImplementedError
+
+    def _record(self, name: str, width: int) -> SiteGrowth:
+        raise NotImplementedError
+
+    def _outcome(self, after: Any, name: str, cost: tuple[int, float] | None = None) -> Outcome:
+        if cost is None:
+            cost = self.setting.model.count_params(), graph_flops(self.setting.graph)
+        atlas = survey(after)
+        width = next((p.width for p in atlas.producers.values() if p.path == name), 0)
+        return Outcome(
+            [self._record(name, width)],
+            after.count_params() - cost[0],
+            graph_flops(atlas.graph) - cost[1],
+        )
+
+    def _sample(self) -> Any:
+        model = self.setting.model
+        fixed = [t.shape[0] for t in model.inputs if t.shape[0] is not None]
+        count = min(fixed, default=CHECKED_SAMPLES)
+        first = self.setting.look.batches().first
+        return _backend.as_tensors(tree.map_structure(lambda a: a[:count], first[0]))
+
+
+class PutLayer(_Structural):
+    """A new layer becomes the identity on an edge."""
+
+    def __init__(self, setting: Setting, new: NewLayer) -> None:
+        super().__init__(setting)
+        self.new = new
+        self.layer = new.make(new.number)
+
+    def _where(self) -> dict[str, Any]:
+        batch = self.setting.look.batches().first
+        new = self.new
+        return {"after": new.after, "before": new.before, "branch": new.branch, "data": batch}
+
+    def _copy(self) -> tuple[Any, str]:
+        known = set(places(self.setting.model))
+        copy = insert(self.setting.model, self.layer, **self._where())
+        kind = type(self.layer)
+        added = {p: place.op for p, place in places(copy).items() if p not in known}
+        return copy, next((p for p, op in added.items() if type(op) is kind), min(added))
+
+    def _change(self) -> str:
+        insert_(self.setting.model, self.layer, **self._where())
+        after = places(self.setting.model)
+        return next(p for p, place in after.items() if place.op is self.layer)
+
+    def _record(self, name: str, width: int) -> SiteGrowth:
+        new = self.new
+        return SiteGrowth(
+            name=name,
+            producers=[new.after],
+            consumers=[] if new.before is None else [new.before],
+            width_before=0,
+            width_after=width,
+            method="branch" if new.branch else "identity",
+            form="zeros" if new.branch else "identity",
+            kind="insert",
+        )
+
+
+class PutBridge(_Structural):
+    """A new hidden layer between two layers."""
+
+    def __init__(self, setting: Setting, new: NewBridge) -> None:
+        super().__init__(setting)
+        self.new = new
+        self.method = new.method or setting.method
+        self.seed = int(setting.rng.integers(2**31))
+
+    def _arguments(self) -> dict[str, Any]:
+        new = self.new
+        return {
+            "after": new.after, "before": new.before, "width": new.width,
+            "activation": new.activation, "method": self.method, "seed": self.seed,
+            "data": self.setting.look.batches().first,
+        }  # fmt: skip
+
+    def _copy(self) -> tuple[Any, str]:
+        copy = bridge(self.setting.model, **self._arguments())
+        name = check_bridge(
+            copy, after=self.new.after, before=self.new.before, activation=self.new.activation
+        )
+        assert name is not None
+        return copy, name
+
+    def _change(self) -> str:
+        slopes, graph = self.setting.slopes, self.setting.graph
+        # The activation of `before` moves behind the sum, and its explicit slope with it.
+        sloped = [c for c in graph.calls if c.path == self.new.before and id(c.op) in slopes.ops]
+        if not sloped:
+            return bridge_(self.setting.model, slopes=slopes, **self._arguments())
+        old = {id(c.op) for c in graph.calls}
+        slopes.remove(keep=slopes.ops - {id(sloped[0].op)})
+        try:
+            name = bridge_(self.setting.model, slopes=slopes, **self._arguments())
+        except BaseException:
+            slopes.install(sloped[0])
+            raise
+        for call in graph_of(self.setting.model).calls:
+            if id(call.op) not in old:
+                slopes.install(call)
+        return name
+
+    def _record(self, name: str, width: int) -> SiteGrowth:
+        return SiteGrowth(
+            name=name,
+            producers=[self.new.after],
+            consumers=[self.new.before],
+            width_before=0,
+            width_after=width,
+            method=self.method.name,
+            form="outgoing",
+            kind="bridge",
+        )
+
+
+def operation(chosen: Any, setting: Setting) -> "Widen | PutLayer | PutBridge":
+    """What carries out the choice of a selector."""
+    makers: dict[type, Callable[[Setting, Any], Any]] = {NewLayer: PutLayer, NewBridge: _bridge}
+    return makers.get(type(chosen), Widen)(setting, chosen)
+
+
+def _bridge(setting: Setting, new: NewBridge) -> "Widen | PutBridge":
+    hidden = check_bridge(
+        setting.model, after=new.after, before=new.before, activation=new.activation
+    )
+    if hidden is None:
+        return PutBridge(setting, new)
+    site = setting.look.atlas.find(hidden)
+    added = -(-new.width // site.granularity) * site.granularity
+    return Widen(setting, {site: added}, "bridge", new.method)

@@ -1,0 +1,3 @@
+"""Settings for these tests."""
+
+from fit.harness import quick_compilation  # noqa: F401
