@@ -62,7 +62,8 @@ class GradMaxOpt(Scaled):
             gradient = problem.known.finite(fan_in).value
         else:
             gradient = problem.known.by_fan_in(fan_out)
-        notes = () if problem.known.exact else ("looked at some of the growth batches only",)
+        seen = problem.known.exact or not inverse  # M is that of all batches
+        notes = () if seen else ("looked at some of the growth batches only",)
         return Solution(fan_out, fan_in, gradient_norm=float(np.linalg.norm(gradient)), notes=notes)
 
 
