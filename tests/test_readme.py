@@ -1,12 +1,16 @@
-"""The README's examples, run."""
+"""The documents' examples, run."""
 
 import doctest
 from pathlib import Path
 
-README = Path(__file__).parents[1] / "README.md"
+import pytest
+
+ROOT = Path(__file__).parents[1]
 
 
-def test_the_python_session_of_the_readme_gives_what_it_shows():
-    result = doctest.testfile(str(README), module_relative=False, optionflags=doctest.ELLIPSIS)
-    assert result.attempted >= 8
+@pytest.mark.parametrize(("page", "least"), [("README.md", 8), ("docs/methods.md", 8)])
+def test_the_python_session_of_a_page_gives_what_it_shows(page, least):
+    path = str(ROOT / page)
+    result = doctest.testfile(path, module_relative=False, optionflags=doctest.ELLIPSIS)
+    assert result.attempted >= least
     assert result.failed == 0
