@@ -694,10 +694,10 @@ def maker_node(tensor: Any) -> Any:
     return history.operation._inbound_nodes[history.node_index]
 
 
-def readers_of(tensor: Any) -> list:
-    """The calls in graphs in memory that read a symbolic tensor."""
+def readers_of(tensor: Any, graphs: list | None = None) -> list:
+    """The calls in graphs (all in memory) that read a symbolic tensor."""
     found: dict[int, Any] = {}
-    for functional in living_graphs():
+    for functional in living_graphs() if graphs is None else graphs:
         for node in all_nodes(functional):
             if any(tensor is t for t in node.input_tensors):
                 found[id(node)] = node

@@ -423,8 +423,9 @@ def _existing(start: Place, end: Place, activation: Any) -> Any | None:
     """A hidden layer that reads `start`, has the activation, and leads only into `end`."""
     (source,), (target,) = start.outputs, end.outputs
     wanted = keras.activations.get(activation)
+    graphs = _keras.living_graphs()  # looked for once: that takes longer than all the rest
     ends = [target]
-    for node in _keras.readers_of(target):
+    for node in _keras.readers_of(target, graphs):
         if isinstance(node.operation, layers.Add):
             ends += [t for t in _keras.input_tensors(node) if t is not target]
     for tensor in ends:
@@ -439,7 +440,7 @@ def _existing(start: Place, end: Place, activation: Any) -> Any | None:
             isinstance(hidden, (layers.Dense, layers.Conv1D, layers.Conv2D, layers.Conv3D))
             and activations.plain(hidden.activation) is wanted
             and _keras.input_tensors(_keras.maker_node(at))[0] is source
-            and len(_keras.readers_of(at)) == 1
+            and len(_keras.readers_of(at, graphs)) == 1
         ):
             return hidden
     return None
