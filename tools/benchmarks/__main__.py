@@ -2,7 +2,7 @@
 
 import click
 
-from keras_grow.tools.benchmarks import cost, surgery, teacher_student
+from keras_grow.tools.benchmarks import cost, slots, surgery, teacher_student
 
 
 @click.group(invoke_without_command=True)
@@ -16,6 +16,7 @@ def main(context: click.Context) -> None:
 
 
 main.add_command(cost.command)
+main.add_command(slots.command)
 main.add_command(surgery.command)
 main.add_command(teacher_student.command)
 
