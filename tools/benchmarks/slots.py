@@ -266,8 +266,8 @@ def command(
             first, last = own, (task, name)
         cells = []
         for method in METHODS:
-            spike, later = (np.array(own[f"{method}: {what}"]) for what in ("spike", "later"))
-            ratio = later / np.array(first[f"{method}: later"])
-            cells += [_with_error(spike), _with_error(later), _with_error(ratio)]
+            spikes, lasting = (np.array(own[f"{method}: {what}"]) for what in ("spike", "later"))
+            ratios = lasting / np.array(first[f"{method}: later"])
+            cells += [_with_error(values) for values in (spikes, lasting, ratios)]
         table.add_row(f"  {way}", *cells)
     Console(width=None if Console().is_terminal else 160).print(table)
