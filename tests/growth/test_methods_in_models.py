@@ -80,7 +80,8 @@ class Grown:
         weights, self.x, self.y = setting(kind, batchnorm)
         self.model = {"dense": dense, "conv": conv}[kind](batchnorm)
         self.model.set_weights(weights)
-        self.model.compile(keras.optimizers.SGD(RATE), "mse", jit_compile=False)
+        compiled = keras.config.backend() == "jax"
+        self.model.compile(keras.optimizers.SGD(RATE), "mse", jit_compile=compiled)
         atlas = survey(self.model)
         self.width = atlas.find("p").width
         self.step = GrowthStep(
