@@ -25,7 +25,7 @@ from keras_grow.planning.cost import graph_flops
 from keras_grow.training import schedules
 from keras_grow.training.budgets import Room
 from keras_grow.training.looking import Look, SiteScore
-from keras_grow.training.operations import Outcome, Setting, Widen, operation
+from keras_grow.training.operations import Operation, Outcome, Setting, operation
 from keras_grow.training.schedules import Moment, Schedule
 from keras_grow.training.selecting import Occasion, Selector
 from keras_grow.training.selectors import All
@@ -354,8 +354,8 @@ class GrowthCallback(keras.callbacks.Callback):
         setting = Setting(
             look, self.method, self.form, rng, self._slopes, self._outputs, self._stoppings
         )
-        work = operation(chosen, setting)
-        if self.max_parameters is not None or self.max_flops is not None:
+        work: Operation | None = operation(chosen, setting)
+        if work is not None and (self.max_parameters is not None or self.max_flops is not None):
             work, cut = work.cut(self._room(event))
             if cut is not None:
                 limits = f"max_parameters={self.max_parameters}, max_flops={self.max_flops}"
@@ -368,7 +368,7 @@ class GrowthCallback(keras.callbacks.Callback):
             done = work.run()
             calls = graph_of(look.model).calls
             self._grown = {c.path for c in calls if id(c.op) in self._slopes.ops}
-            if self._warming is not None and isinstance(work, Widen):
+            if self._warming is not None and work.plan is not None:
                 self._warming.note(work.plan)
         done.seconds = {"data": look.seconds, **done.seconds}
         return done

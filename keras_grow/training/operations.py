@@ -4,9 +4,9 @@ Each can be tried first (what would it be, what would it cost), cut down to what
 and carried out. It either succeeds or leaves the model as it was.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from keras import tree
@@ -78,6 +78,28 @@ class Outcome:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
+class Operation(Protocol):
+    """What an event can do.
+
+    Attributes:
+        plan: of the sites that have become wider, once they have; None for new layers.
+    """
+
+    plan: Plan | None
+
+    def cut(self, room: Room) -> "tuple[Operation | None, str | None]":
+        """As much of it as there is room for, and what was cut, in words."""
+        ...
+
+    def preview(self) -> Outcome:
+        """What it would be. Nothing is changed."""
+        ...
+
+    def run(self) -> Outcome:
+        """Does it."""
+        ...
+
+
 class Widen:
     """Sites become wider.
 
@@ -100,8 +122,7 @@ class Widen:
         self.method = method or setting.method
         self.plan: Plan | None = None  # what was carried out
 
-    def cut(self, room: Room) -> "tuple[Widen | None, str | None]":
-        """As much of it as there is room for, and what was cut."""
+    def cut(self, room: Room) -> "tuple[Operation | None, str | None]":
         atlas = self.setting.look.atlas
         if room.used(make_plan(atlas, self.amounts)) <= 1:
             return self, None
@@ -113,7 +134,6 @@ class Widen:
         return (Widen(self.setting, fits, self.kind, self.method) if fits else None), note
 
     def preview(self) -> Outcome:
-        """What it would be. Nothing is changed."""
         step = self._step()
         done = step.decide()
         plan = done.plan
@@ -123,7 +143,6 @@ class Widen:
         )  # fmt: skip
 
     def run(self) -> Outcome:
-        """Does it."""
         model, graph = self.setting.model, self.setting.graph
         before = model.count_params(), graph_flops(graph)
         step = self._step()
@@ -159,12 +178,13 @@ class Widen:
 class _Structural:
     """Base of the operations that put new layers into the graph."""
 
+    plan: Plan | None = None
+
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
         self._tried: Outcome | None = None
 
-    def cut(self, room: Room) -> "tuple[Any, str | None]":
-        """Itself if there is room for it, and what was left out."""
+    def cut(self, room: Room) -> "tuple[Operation | None, str | None]":
         tried = self.preview()
         if room.holds(tried.parameters, tried.flops):
             return self, None
@@ -175,14 +195,12 @@ class _Structural:
         )
 
     def preview(self) -> Outcome:
-        """What it would be, found out on a copy. Nothing is changed."""
-        if self._tried is None:
+        if self._tried is None:  # found out on a copy
             copy, name = self._copy()
             self._tried = self._outcome(copy, name)
         return self._tried
 
     def run(self) -> Outcome:
-        """Does it."""
         outputs, sample, before = self.setting.outputs, None, []
         if outputs is not None:
             sample = self._sample()
@@ -322,13 +340,16 @@ class PutBridge(_Structural):
         )
 
 
-def operation(chosen: Any, setting: Setting) -> "Widen | PutLayer | PutBridge":
+def operation(chosen: Any, setting: Setting) -> Operation:
     """What carries out the choice of a selector."""
-    makers: dict[type, Callable[[Setting, Any], Any]] = {NewLayer: PutLayer, NewBridge: _bridge}
-    return makers.get(type(chosen), Widen)(setting, chosen)
+    if isinstance(chosen, NewLayer):
+        return PutLayer(setting, chosen)
+    if isinstance(chosen, NewBridge):
+        return _bridge(setting, chosen)
+    return Widen(setting, chosen)
 
 
-def _bridge(setting: Setting, new: NewBridge) -> "Widen | PutBridge":
+def _bridge(setting: Setting, new: NewBridge) -> Operation:
     hidden = check_bridge(
         setting.model, after=new.after, before=new.before, activation=new.activation
     )

@@ -116,7 +116,7 @@ class LargestGain(Widening):
 
 def _largest(gains: dict[Site, float], count: int) -> list[Site]:
     left = list(gains)
-    found = []
+    found: list[Site] = []
     while left and len(found) < count:
         least = max(gains[site] for site in left) * (1 - ROUNDING)
         found.append(next(site for site in left if gains[site] >= least))
