@@ -7,6 +7,7 @@ from keras import layers as L
 
 import keras_grow as kg
 from keras_grow.growth.data import Batches, GrowthData
+from keras_grow.growth.methods.pursuit import climb
 from keras_grow.growth.scores import Scores
 from keras_grow.growth.statistics import Recording, gradients, measure
 from keras_grow.planning import make_plan, survey
@@ -141,3 +142,49 @@ def test_scores_of_sites_and_of_present_weights():
     biases = np.linalg.norm(back.sum(0)) ** 2 + np.linalg.norm(gradient.sum(0)) ** 2
     assert scores.gradient_norm() == pytest.approx(np.sqrt(kernels + biases), rel=1e-4)
     assert scores.skipped == {}
+
+
+def test_what_is_new_of_a_channel_and_of_the_gradient_beside_chosen_ones():
+    model, x, y = mlp()
+    w1, b1, w2, b2 = model.get_weights()
+    hidden = np.maximum(x @ w1 + b1, 0)
+    gradient = 2 * (hidden @ w2 + b2 - y) / y.size
+    found, _ = site_of(model, x, y, inputs=True)
+    rng = np.random.default_rng(3)
+    fan_in, chosen = rng.standard_normal((2, 7)), rng.standard_normal((1, 7))
+
+    def rest_of(values, *present):
+        present = np.concatenate(present, axis=1)
+        return values - present @ np.linalg.lstsq(present, values, rcond=None)[0]
+
+    new = np.maximum(x @ fan_in.T, 0)
+    novelty = found.novelty(fan_in)
+    np.testing.assert_allclose(novelty.value[:, 0], (rest_of(new, hidden) ** 2).sum(0), rtol=1e-3)
+    left = found.unexplained().unexplained(chosen)
+    beside = np.maximum(x @ chosen.T, 0)
+    np.testing.assert_allclose(left.matrix, x.T @ rest_of(gradient, hidden, beside), atol=1e-4)
+    np.testing.assert_allclose(
+        left.novelty(fan_in).value[:, 0], (rest_of(new, hidden, beside) ** 2).sum(0), rtol=1e-3
+    )
+    step = 1e-2 * rng.standard_normal(fan_in.shape)
+    ahead, behind = (found.novelty(fan_in + s * step).value.sum() for s in (1, -1))
+    slope = (novelty.pull(np.ones((2, 1))) * step).sum()
+    np.testing.assert_allclose((ahead - behind) / 2, slope, rtol=0.05)
+
+
+def test_pursuit_climbs_and_takes_what_is_left():
+    model, x, y = mlp()
+    found, _ = site_of(model, x, y, inputs=True)
+    left = found.unexplained()
+    start = np.random.default_rng(0).standard_normal((6, 7))
+    start /= np.linalg.norm(start, axis=1, keepdims=True)
+    _, before = climb(left, start, 1.0, 0)
+    at, after = climb(left, start, 1.0, 15)
+    assert (after >= before).all()
+    assert after.max() > 1.2 * before.max()
+    np.testing.assert_allclose(np.linalg.norm(at, axis=1), 1)
+    done = kg.grow_(model, {"a": 7}, "pursuit", data=(x, y), seed=0)
+    assert done.sites[0].form == "inverse"
+    new = model.get_layer("a").get_weights()[0][:, 4:].T
+    cosines = np.abs(np.corrcoef(new) - np.eye(3))
+    assert cosines.max() < 0.9  # each explains something else

@@ -12,6 +12,7 @@ from keras_grow.growth.methods.base import (
 from keras_grow.growth.methods.firefly import Firefly
 from keras_grow.growth.methods.gradmax import GradMax
 from keras_grow.growth.methods.gradmax_opt import GradMaxOpt
+from keras_grow.growth.methods.pursuit import Pursuit
 from keras_grow.growth.methods.random import Random
 from keras_grow.growth.methods.split import Split
 from keras_grow.growth.methods.tiny import Tiny
@@ -24,6 +25,7 @@ __all__ = [
     "GradMaxOpt",
     "Method",
     "Problem",
+    "Pursuit",
     "Random",
     "Scaled",
     "Solution",

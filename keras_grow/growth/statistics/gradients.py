@@ -14,12 +14,13 @@ from keras_grow.graph import Call
 from keras_grow.growth.statistics.recording import Record, shares
 from keras_grow.growth.statistics.shadows import SiteShadows
 from keras_grow.growth.statistics.spectra import DENSE, top_directions, top_of_operator
-from keras_grow.rules import rule_for
+from keras_grow.rules import Shadow, rule_for
 from keras_grow.rules.base import FINITE, LINEAR, ONE_SIDED
 from keras_grow.rules.windows import as_rows
 
 # Bytes of columns that are multiplied at a time.
 CHUNK = 1 << 26
+RIDGE = 1e-6  # part of the mean variance, for least squares
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +72,19 @@ class Gradients(Protocol):
     def second_moment(self) -> np.ndarray:
         """Mean over samples and positions of the products of what a fan-in multiplies."""
 
-    def unexplained(self) -> "Gradients":
-        """The same for what no linear update of the present fan-outs can reach."""
+    def novelty(self, fan_in: np.ndarray) -> Response:
+        """How much of a channel with each fan-in is no linear function of the present ones.
+
+        Returns:
+            The sum of squares over samples and positions, as consumers see it, (k, 1).
+        """
+
+    def unexplained(self, beside: np.ndarray | None = None) -> "Gradients":
+        """The same for what no linear update of the present fan-outs can reach.
+
+        Args:
+            beside: fan-ins of new neurons that count as present from then on.
+        """
 
 
 class SiteGradients:
@@ -91,11 +103,13 @@ class SiteGradients:
         records: Sequence[Record],
         matrix: np.ndarray | None = None,
         exact: bool = True,
+        beside: np.ndarray | None = None,
     ) -> None:
         self.shadows = shadows
         self.records = records
         self.exact = exact
         self._given = matrix
+        self._beside = beside
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -164,16 +178,63 @@ class SiteGradients:
                 start = stop
         return total
 
-    def unexplained(self) -> "SiteGradients":
-        records = [self._without_present(record) for record in self.records]
-        return SiteGradients(self.shadows, records, exact=self.exact)
+    def novelty(self, fan_in: np.ndarray) -> Response:
+        present = [self._present(record) for record in self.records]
+        inverse = []
+        for record_rows in present:
+            inverse.append([_inverse(_product(rows, rows)) for rows in record_rows])
+
+        def energy(index: int, w: Any) -> Any:
+            total = 0.0
+            channels = self.shadows.channels(self.records[index], w)
+            pairs = zip(channels, present[index], inverse[index], strict=True)
+            for (_, shadow), rows, inner in pairs:
+                own = as_rows(shadow.tensor, shadow.axis)
+                shared = ops.matmul(ops.transpose(own), rows)
+                within = ops.sum(ops.matmul(shared, _like(inner, own)) * shared, axis=1)
+                belongs = np.eye(int(w.shape[1]))[shadow.ids]
+                total = total + ops.matmul(
+                    ops.expand_dims(ops.sum(own * own, axis=0) - within, 0), _like(belongs, own)
+                )
+            return ops.transpose(total)
+
+        return self._summed([lambda w, i=i: energy(i, w) for i in range(len(present))], fan_in)
+
+    def _present(self, record: Record) -> list[Any]:
+        """What consumers read now, as rows of channels, by call that reads new ones."""
+        found = []
+        for call, extra in self._reading(record):
+            axis = self.shadows.plan.states[call.inputs[0]].axis
+            rows = as_rows(record.tensors[call.inputs[0]], axis)
+            if extra is not None:
+                rows = ops.concatenate([rows, as_rows(extra.tensor, extra.axis)], axis=1)
+            found.append(rows)
+        return found
+
+    def _reading(self, record: Record) -> list[tuple[Call, Shadow | None]]:
+        """Calls that read new channels, with those that count as present."""
+        count = 1 if self._beside is None else len(self._beside)
+        some = np.zeros((count, self.shape[0])) if self._beside is None else self._beside
+        channels = self.shadows.channels(record, _tensor(some.T))
+        return [(call, None if self._beside is None else shadow) for call, shadow in channels]
+
+    def unexplained(self, beside: np.ndarray | None = None) -> "SiteGradients":
+        if beside is not None and self._beside is not None:
+            beside = np.concatenate([self._beside, beside])
+        if beside is None:
+            beside = self._beside
+        counted = SiteGradients(self.shadows, self.records, exact=self.exact, beside=beside)
+        records = [counted._without_present(record) for record in self.records]
+        return SiteGradients(self.shadows, records, exact=self.exact, beside=beside)
 
     def _without_present(self, record: Record) -> Record:
         """The record with the gradient that a step of the present kernels could use taken off."""
         gradients = dict(record.gradients)
-        for call in {id(s.call.op): s.call for s in self.shadows.slots}.values():
-            for at in [c for c in gradients if c.op is call.op]:
-                gradients[at] = _residual(at, record.tensors[at.inputs[0]], gradients[at])
+        for call, extra in self._reading(record):
+            x = record.tensors[call.inputs[0]]
+            if extra is not None:
+                x = ops.concatenate([x, ops.cast(extra.tensor, x.dtype)], axis=extra.axis)
+            gradients[call] = _residual(call, x, gradients[call])
         return replace(record, gradients=gradients)
 
     def _shared(self) -> list[tuple[Record, float]]:
@@ -190,12 +251,18 @@ class SiteGradients:
         return parts[0] if len(parts) == 1 else np.sum(parts, axis=0)
 
     def _pulled(self, fan_in: np.ndarray, mode: str) -> Response:
+        functions = [
+            lambda w, record=record: self.shadows.response(record, w, mode)
+            for record in self.records
+        ]
+        return self._summed(functions, fan_in)
+
+    def _summed(self, functions: Sequence[Callable[[Any], Any]], fan_in: np.ndarray) -> Response:
+        """The mean over the batches of functions of the fan-ins, one for each batch."""
         columns = _tensor(fan_in.T)
         value, pulls = 0.0, []
-        for record, share in self._shared():
-            part, pull = _backend.pullback(
-                lambda w, record=record: self.shadows.response(record, w, mode), columns
-            )
+        for function, share in zip(functions, shares(self.records), strict=True):
+            part, pull = _backend.pullback(function, columns)
             value = value + share * _backend.to_numpy(part).astype("float64")
             pulls.append((pull, share))
 
@@ -213,6 +280,20 @@ def _tensor(array: np.ndarray) -> Any:
     floatx = keras.backend.floatx()
     dtype = floatx if floatx in ("float32", "float64") else "float32"
     return ops.convert_to_tensor(np.ascontiguousarray(array).astype(dtype))
+
+
+def _like(array: np.ndarray, tensor: Any) -> Any:
+    return ops.cast(_tensor(array), tensor.dtype)
+
+
+def _product(a: Any, b: Any) -> np.ndarray:
+    return _backend.to_numpy(_backend.matrix_product(a, b)).astype("float64")
+
+
+def _inverse(square: np.ndarray) -> np.ndarray:
+    """With a small ridge: inputs of relu networks are often linearly dependent."""
+    ridge = RIDGE * np.trace(square) / max(len(square), 1) + 1e-30
+    return np.linalg.inv(square + ridge * np.eye(len(square)))
 
 
 def _mean_product(a: Any, b: Any, a_axis: int, b_axis: int) -> np.ndarray:
@@ -236,8 +317,6 @@ def _residual(call: Call, x: Any, gradient: Any) -> Any:
     inputs, axis = patches.tensor, patches.axis
     square = _mean_product(inputs, inputs, axis, axis)
     cross = _mean_product(inputs, gradient, axis, axis)
-    # A small ridge: inputs of relu networks are often linearly dependent.
-    ridge = 1e-6 * np.trace(square) / len(square) if len(square) else 0.0
-    kernel = np.linalg.solve(square + (ridge + 1e-12) * np.eye(len(square)), cross)
+    kernel = _inverse(square) @ cross
     fitted, _ = rule.respond(call, x, ops.cast(_tensor(kernel), x.dtype))
     return gradient - fitted

@@ -13,7 +13,7 @@ use, and the rules know each:
 M is exact, borders and strides included, for whatever lies between producer and consumer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,9 @@ from keras_grow.graph import Call, Ref
 from keras_grow.growth.statistics.recording import Record, fan_out_slots
 from keras_grow.planning import Plan, ReadSlot, SitePlan
 from keras_grow.rules import NoSlope, Shadow, ShadowContext, activations, rule_for
-from keras_grow.rules.base import LINEAR
+from keras_grow.rules.base import FINITE, LINEAR
+
+Start = Callable[[Call], Shadow | None]
 
 
 class SiteShadows:
@@ -72,7 +74,7 @@ class SiteShadows:
                     return None
                 return rule_for(op).patches(call, context.actual(call.inputs[0]))
 
-            rows.append(self._propagate(start, record, context))
+            rows.append(self._gathered(start, record, context, self.fan_in_sizes[len(rows)]))
         return rows[0] if len(rows) == 1 else ops.concatenate(rows, axis=0)
 
     def response(
@@ -90,19 +92,18 @@ class SiteShadows:
             (k, fan-out entries).
         """
         context = self._context(record, mode, noted)
-        offsets = np.cumsum([0, *self.fan_in_sizes])
-        ids = np.arange(fan_in.shape[1])
+        start = self._responding(fan_in, context)
+        return self._gathered(start, record, context, int(fan_in.shape[1]))
 
-        def start(call: Call) -> Shadow | None:
-            for slot, a, b in zip(self.site.writes, offsets[:-1], offsets[1:], strict=True):
-                if slot.producer.call.op is call.op:
-                    x = context.actual(call.inputs[0])
-                    weights = ops.cast(fan_in[a:b], x.dtype)
-                    pre, axis = rule_for(call.op).respond(call, x, weights)
-                    return Shadow(pre, axis, ids)
-            return None
+    def channels(self, record: Record, fan_in: Any) -> list[tuple[Call, Shadow]]:
+        """Channels with these fan-ins as every consumer sees them in training.
 
-        return self._propagate(start, record, context)
+        Args:
+            fan_in: backend tensor (fan-in entries, k).
+        """
+        context = self._context(record, FINITE)
+        arrivals = self._arrivals(self._responding(fan_in, context), context)
+        return [(call, shadow) for call, shadow in arrivals if shadow is not None]
 
     def inputs(self, record: Record) -> list[Any]:
         """What a fan-in multiplies, by producer: rows of (positions of all samples, entries)."""
@@ -135,27 +136,33 @@ class SiteShadows:
 
         return ShadowContext(mode, record.tensors.__getitem__, value, axis, carries, noted)
 
-    def _propagate(
-        self, start: Callable[[Call], Shadow | None], record: Record, context: ShadowContext
-    ) -> Any:
-        """Pushes shadows from the producers on; gathers the gradient by the fan-out.
+    def _responding(self, fan_in: Any, context: ShadowContext) -> Start:
+        """Channels with given fan-ins, where their producers are called."""
+        offsets = np.cumsum([0, *self.fan_in_sizes])
+        ids = np.arange(fan_in.shape[1])
 
-        Returns:
-            (entries of the shadow, fan-out entries of all consumers).
-        """
-        columns: dict[int, Any] = {}
+        def start(call: Call) -> Shadow | None:
+            for slot, a, b in zip(self.site.writes, offsets[:-1], offsets[1:], strict=True):
+                if slot.producer.call.op is call.op:
+                    x = context.actual(call.inputs[0])
+                    weights = ops.cast(fan_in[a:b], x.dtype)
+                    pre, axis = rule_for(call.op).respond(call, x, weights)
+                    return Shadow(pre, axis, ids)
+            return None
+
+        return start
+
+    def _arrivals(
+        self, start: Start, context: ShadowContext
+    ) -> Iterator[tuple[Call, Shadow | None]]:
+        """Pushes shadows from the producers on, to the calls that read them."""
         reading = {id(slot.call.op) for slot in self.site.reads}
         shadows: dict[Ref, Shadow] = {}
-        count = 0
         for call in self.calls:
             inputs = [shadows.get(r) for r in call.inputs]
             if any(s is not None for s in inputs):
                 if id(call.op) in reading:
-                    for slot in self.slots:
-                        if slot.call.op is call.op:
-                            part = _correlate(call, inputs[0], record.gradients[call])
-                            have = columns.get(id(slot))
-                            columns[id(slot)] = part if have is None else have + part
+                    yield call, inputs[0]
                 else:
                     found = rule_for(call.op).shadow(call, inputs, context)
                     shadows.update(
@@ -163,8 +170,24 @@ class SiteShadows:
                     )
             begin = start(call)
             if begin is not None:
-                count = len(begin.ids)
                 shadows[call.outputs[0]] = activations.shadow_of_layer(call, begin, context)
+
+    def _gathered(self, start: Start, record: Record, context: ShadowContext, count: int) -> Any:
+        """The gradient by the fan-out.
+
+        Args:
+            count: entries of the shadow.
+
+        Returns:
+            (count, fan-out entries of all consumers).
+        """
+        columns: dict[int, Any] = {}
+        for call, shadow in self._arrivals(start, context):
+            for slot in self.slots:
+                if slot.call.op is call.op:
+                    part = _correlate(call, shadow, record.gradients[call])
+                    have = columns.get(id(slot))
+                    columns[id(slot)] = part if have is None else have + part
         parts = [
             columns[id(slot)]
             if id(slot) in columns
