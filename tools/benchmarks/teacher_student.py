@@ -14,11 +14,25 @@ import keras_grow as kg
 from keras_grow.zoo import teacher_student as zoo
 
 TASKS = {"small": zoo.SMALL, "large": zoo.LARGE}
-METHODS = {
-    "random, isotropic": kg.methods.Random(),
-    "random, positive": kg.methods.Random(distribution="positive"),
-    "gradmax, no sign rule": kg.methods.GradMax(sign_rule=False),
-    "gradmax": kg.methods.GradMax(),
+METHODS: dict[str, tuple[object, str]] = {
+    "random, isotropic": (kg.methods.Random(), "outgoing"),
+    "random, positive": (kg.methods.Random(distribution="positive"), "outgoing"),
+    "gradmax, no sign rule": (kg.methods.GradMax(sign_rule=False), "outgoing"),
+    "gradmax": (kg.methods.GradMax(), "outgoing"),
+    "gradmaxopt": (kg.methods.GradMaxOpt(), "outgoing"),
+    "firefly": (kg.methods.Firefly(), "outgoing"),
+    "tiny": (kg.methods.Tiny(), "outgoing"),
+    "pursuit, outgoing": (kg.methods.Pursuit(), "outgoing"),
+    "pursuit": (kg.methods.Pursuit(), "inverse"),
+    "pursuit, scale 2": (kg.methods.Pursuit(scale=2), "inverse"),
+    "random, inverse": (kg.methods.Random(), "inverse"),
+    "gradmaxopt, inverse": (kg.methods.GradMaxOpt(), "inverse"),
+    "firefly, inverse": (kg.methods.Firefly(), "inverse"),
+    "tiny, inverse": (kg.methods.Tiny(), "inverse"),
+    "tiny, joint": (kg.methods.Tiny(), "joint"),
+    "split": (kg.methods.Split(), "auto"),
+    "split, steepest": (kg.methods.Split(choice="steepest"), "auto"),
+    "zeros (with biases)": (kg.methods.Zeros(), "auto"),
 }
 
 
@@ -28,19 +42,26 @@ def _same_batch(x: np.ndarray, y: np.ndarray) -> Iterator:
 
 
 def final_loss(
-    task: zoo.Task, width: int, method: object | None, seed: int, task_seed: int
+    task: zoo.Task,
+    width: int,
+    seed: int,
+    task_seed: int,
+    method: object | None = None,
+    form: str = "auto",
 ) -> float:
     """Trains one student by full-batch gradient descent in one `fit`; its final training loss.
 
     Args:
         width: hidden units at the start.
-        method: how it grows to the teacher's width; None for no growth.
         seed: of the initial weights and the growth.
         task_seed: of the teacher and its data.
+        method: how it grows to the teacher's width; None for no growth.
+        form: of the growth.
     """
     keras.utils.set_random_seed(seed)
     (x, y), _ = zoo.load_data(task, seed=task_seed, test_samples=1)
-    model = zoo.student(task, width, seed=seed)
+    needs_bias = isinstance(method, kg.methods.Zeros)
+    model = zoo.student(task, width, use_bias=needs_bias, seed=seed)
     model.compile(keras.optimizers.SGD(task.learning_rate), "mse")
     callbacks = []
     if method is not None:
@@ -48,6 +69,7 @@ def final_loss(
             kg.GrowthCallback(
                 (x, y),
                 method=method,
+                form=form,
                 schedule=kg.schedules.Every(task.every, times=task.growths),
                 selector=kg.selectors.All(task.amount),
                 batch_size=len(x),
@@ -63,22 +85,30 @@ def final_loss(
 @click.option("--task", type=click.Choice(sorted(TASKS)), default="small", show_default=True)
 @click.option("--seeds", default=10, show_default=True, help="Number of seeds, counted from 0.")
 @click.option("--one-teacher", is_flag=True, help="The same teacher and data for every seed.")
+@click.option("--only", multiple=True, help="Rows to measure, by name. Default: all.")
 @click.option("--json", "as_json", is_flag=True, help="Print every final loss as JSON.")
 def command(
-    task: str = "small", seeds: int = 10, one_teacher: bool = False, as_json: bool = False
+    task: str = "small",
+    seeds: int = 10,
+    one_teacher: bool = False,
+    only: tuple[str, ...] = (),
+    as_json: bool = False,
 ) -> None:
     """Final losses on the paper's teacher-student task (section 4.1)."""
     setting = TASKS[task]
     rows: dict[str, list[float]] = {}
-    runs = [
-        ("small from scratch", setting.student_width, None),
-        ("big from scratch", setting.teacher_width, None),
-        *((name, setting.student_width, method) for name, method in METHODS.items()),
+    runs: list[tuple[str, int, tuple]] = [
+        ("small from scratch", setting.student_width, ()),
+        ("big from scratch", setting.teacher_width, ()),
+        *((name, setting.student_width, chosen) for name, chosen in METHODS.items()),
     ]
+    if unknown := set(only).difference(name for name, *_ in runs):
+        raise click.BadParameter(f"there is no row {sorted(unknown)}", param_hint="--only")
+    runs = [run for run in runs if not only or run[0] in only]
     console = Console(stderr=True)
-    for name, width, method in runs:
+    for name, width, chosen in runs:
         for seed in track(range(seeds), description=name, console=console, transient=True):
-            loss = final_loss(setting, width, method, seed, 0 if one_teacher else seed)
+            loss = final_loss(setting, width, seed, 0 if one_teacher else seed, *chosen)
             rows.setdefault(name, []).append(loss)
     if as_json:
         click.echo(json.dumps(rows))
