@@ -3,7 +3,7 @@
 Both sides run in one process, on the same model and batch. Compilation is measured apart: every
 growth changes shapes, so the training step (and on JAX the gradient pass) is compiled anew, by us
 as by anybody. Phases are timed on a second run, after compilation; the model is put back as it was
-between runs.
+between runs. Where gromo is installed it does the same job beside (see `gromo`).
 """
 
 import statistics
@@ -21,8 +21,10 @@ import keras_grow as kg
 from keras_grow import zoo
 from keras_grow.growth.data import Batches
 from keras_grow.growth.engine import GrowthStep
+from keras_grow.growth.methods import METHODS
 from keras_grow.growth.outputs import Outputs
 from keras_grow.planning import survey
+from keras_grow.tools.benchmarks import gromo
 
 
 def _mlp() -> tuple[Any, np.ndarray, np.ndarray, dict[str, int]]:
@@ -91,7 +93,13 @@ def training_step(model: Any, x: np.ndarray, y: np.ndarray, steps: int) -> float
 
 
 def growth_event(
-    model: Any, x: np.ndarray, y: np.ndarray, added: dict[str, int], method: str, repeats: int
+    model: Any,
+    x: np.ndarray,
+    y: np.ndarray,
+    added: dict[str, int],
+    method: Any,
+    repeats: int,
+    form: str = "auto",
 ) -> tuple[dict[str, float], float]:
     """Median seconds by phase of one growth event without compilation, and the first run's sum."""
     outputs = Outputs(survey(model).graph)
@@ -107,6 +115,7 @@ def growth_event(
         Batches((x, y, None)),
         kg.Slopes(),
         outputs,
+        form,
     )
     step.prepare()
     runs = []
@@ -124,36 +133,70 @@ def growth_event(
     return phases, sum(first.values())
 
 
+def table_of(setting: str, methods: list[str], steps: int, repeats: int) -> Table:
+    """One setting: a row for every form of every method."""
+    title, make = SETTINGS[setting]
+    model, x, y, added = make()
+    step = training_step(model, x, y, steps)
+    rows: list[tuple[str, str, dict[str, float], float]] = []
+    for name in methods:
+        for form in METHODS[name]().forms:
+            try:
+                phases, cold = growth_event(model, x, y, added, name, repeats, form)
+            except kg.GrowthError as refusal:  # no bias where `zeros` wants one
+                rows.append((name, f"{form}: {refusal}", {}, 0.0))
+            else:
+                rows.append((name, form, phases, cold))
+    step = min(step, training_step(model, x, y, steps))  # the machine may have been busier
+    table = Table(
+        title=f"{title}; on {keras.config.backend()} a training step takes {1000 * step:.1f} ms",
+        title_justify="left",
+    )
+    for column in ("method", "form", "event ms", "ratio", "phases ms", "first event s"):
+        left = column in ("method", "form", "phases ms")
+        table.add_column(column, justify="left" if left else "right")
+    for name, form, phases, cold in rows:
+        if not phases:
+            table.add_row(name, form, "", "", "", "")
+            continue
+        table.add_row(name, form, *_cells(phases, step), f"{cold:.1f}")
+    if setting in gromo.SETTINGS and gromo.available():
+        for name in gromo.METHODS:
+            other, phases = gromo.growth_event(setting, name, x, y, added, steps, repeats)
+            table.add_row(f"gromo, {name}", "", *_cells(phases, other), "")
+    return table
+
+
+def _cells(phases: dict[str, float], step: float) -> tuple[str, str, str]:
+    event = sum(phases.values())
+    detail = ", ".join(f"{k} {1000 * v:.1f}" for k, v in phases.items())
+    return f"{1000 * event:.1f}", f"{event / step:.2f}", detail
+
+
 @click.command("cost")
 @click.option(
     "--setting", "names", type=click.Choice(list(SETTINGS)), multiple=True, help="Default: all."
 )
-@click.option("--method", type=click.Choice(["gradmax", "random"]), default="gradmax")
+@click.option(
+    "--method",
+    "methods",
+    type=click.Choice([*METHODS, "all"]),
+    multiple=True,
+    default=("all",),
+    show_default=True,
+    help="May be repeated.",
+)
 @click.option("--steps", default=30, show_default=True, help="Training steps to time.")
 @click.option("--repeats", default=5, show_default=True, help="Growth events to time.")
 def command(
-    names: tuple[str, ...] = (), method: str = "gradmax", steps: int = 30, repeats: int = 5
+    names: tuple[str, ...] = (),
+    methods: tuple[str, ...] = ("all",),
+    steps: int = 30,
+    repeats: int = 5,
 ) -> None:
     """Cost of one growth event as a ratio to one compiled training step."""
-    backend = keras.config.backend()
-    table = Table(title=f"One growth event ({method}) on {backend}, ratio to one training step")
-    for title in ("setting", "step ms", "event ms", "ratio", "phases ms", "first event s"):
-        table.add_column(title, justify="left" if title in ("setting", "phases ms") else "right")
+    console = Console(width=150)
+    chosen = list(METHODS) if "all" in methods else list(dict.fromkeys(methods))
     for name in names or SETTINGS:
-        title, make = SETTINGS[name]
-        model, x, y, added = make()
-        step = training_step(model, x, y, steps)
-        phases, cold = growth_event(model, x, y, added, method, repeats)
-        again = training_step(model, x, y, steps)
-        step = min(step, again)
-        event = sum(phases.values())
-        detail = ", ".join(f"{k} {1000 * v:.1f}" for k, v in phases.items())
-        table.add_row(
-            title,
-            f"{1000 * step:.1f}",
-            f"{1000 * event:.1f}",
-            f"{event / step:.2f}",
-            detail,
-            f"{cold:.1f}",
-        )
-    Console(width=140).print(table)
+        console.print(table_of(name, chosen, steps, repeats))
+    console.print(gromo.WHAT if gromo.available() else gromo.HOW)
