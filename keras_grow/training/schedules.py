@@ -253,8 +253,6 @@ class OnPlateau(Schedule):
         value = self._value(moment)
         if value is None or not math.isfinite(value):  # a diverging loss is no reason to grow
             return False
-        if self.cooling(moment):
-            self.wait = 0
         if self.best is None or self._better(value, self.best):
             self.best, self.wait = value, 0
         elif not self.cooling(moment):
