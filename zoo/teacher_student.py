@@ -233,7 +233,10 @@ def load_data(
 
 
 def _rng(seed: int, stream: int) -> np.random.Generator:
-    return np.random.default_rng([whole("seed", seed, minimum=0), stream])
+    # Spawned, since default_rng([seed, 0]) is default_rng(seed): a student of the same seed and
+    # width would start as its teacher, scaled.
+    sequence = np.random.SeedSequence(whole("seed", seed, minimum=0), spawn_key=(stream,))
+    return np.random.default_rng(sequence)
 
 
 def _sample_shape(task: Task) -> tuple[int, ...]:
