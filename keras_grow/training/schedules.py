@@ -384,10 +384,12 @@ class OnSpectrum(Schedule):
         if moment.step < self.looked + self.steps or not self.allows(moment):
             return False
         self.looked = moment.step
-        return any(
-            score.gradient_norm > 0 and score.gradient_norm >= self.threshold * score.existing_norm
+        worth = [  # of all sites, so that the event can say
+            score.gradient_norm >= self.threshold * score.existing_norm
             for score in moment.scores()
-        )
+            if score.gradient_norm > 0
+        ]
+        return any(worth)
 
     def get_state(self) -> dict[str, Any]:
         return {"looked": self.looked}
