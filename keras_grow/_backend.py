@@ -129,7 +129,7 @@ def _torch_gradients(forward: Callable) -> tuple[Any, list, Any]:
     with torch.enable_grad():
         loss, aux = forward(probe)
         sources = [probed[i] for i in range(len(probed))]
-        found = torch.autograd.grad(loss, sources, allow_unused=True)
+        found = torch.autograd.grad(loss, sources, allow_unused=True) if sources else ()
     zeros = [torch.zeros_like(s) if g is None else g for g, s in zip(found, sources, strict=True)]
     return loss.detach(), zeros, aux
 

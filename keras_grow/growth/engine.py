@@ -139,6 +139,9 @@ class GrowthStep:
         with self._phase("plan"):
             self.forms = forms_for(self.atlas, self.amounts, self.method, self.slopes, self.form)
             self.plan = make_plan(self.atlas, self.amounts, _planned(self.forms))
+            if flat := self._flat():
+                self.forms.update(dict.fromkeys(flat, INVERSE))
+                self.plan = make_plan(self.atlas, self.amounts, _planned(self.forms))
             self.stuck = {s for c in self.plan.activations.values() for s in self.plan.passing(c)}
             for site in self.plan.sites:
                 self._check_form(site)
@@ -147,6 +150,24 @@ class GrowthStep:
                 self._check_gradients()
                 inputs = getattr(self.method, "needs_inputs", False)
                 self.recording = Recording(self.plan, inputs=inputs)
+
+    def _flat(self) -> set[Site]:
+        """Sites where zero fan-ins have no gradient and nothing can be done about it.
+
+        So it is behind tanh_shrink, or where channels are multiplied by themselves.
+        """
+        known = getattr(self.method, "forms", (OUTGOING, INVERSE))
+        if self.form != "auto" or not self.method.needs_gradients or INVERSE not in known:
+            return set()
+        slopes = Slopes() if self.slopes is None else self.slopes
+        sites = {
+            site
+            for call in self.plan.activations.values()
+            if not slopes.helps(call)
+            for site in self.plan.passing(call)
+            if self.forms[site] == OUTGOING
+        }
+        return {s for s in sites if _possible(self.atlas, {s: self.amounts[s]}, {s: INVERSE})}
 
     def measure(self) -> None:
         """One forward and backward pass for all sites, for every batch of growth data."""

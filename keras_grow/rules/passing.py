@@ -73,7 +73,7 @@ class SpatialRule(Rule):
         return x
 
     def shadow(self, call: Call, inputs: list, context: ShadowContext) -> list:
-        (x,) = inputs
+        x = inputs[0]  # a mask may follow
         tensor = self.linear(call, x, context)
         return [Shadow(tensor, self.out_axis(call, x.axis), x.ids)]
 
@@ -156,7 +156,11 @@ class GlobalRule(SpatialRule):
 
 @register(*existing("GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalAveragePooling3D"))
 class GlobalAverageRule(GlobalRule):
-    pass
+    """With a mask, over the steps that it leaves."""
+
+    def linear(self, call: Call, x: Shadow, context: ShadowContext) -> Any:
+        masks = [context.actual(ref) for ref in call.inputs[1:]]
+        return call.op.call(x.tensor, *masks)
 
 
 @register(*existing("GlobalMaxPooling1D", "GlobalMaxPooling2D", "GlobalMaxPooling3D"))

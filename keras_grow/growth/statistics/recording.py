@@ -17,6 +17,7 @@ from keras_grow.errors import DataError
 from keras_grow.graph import Call, Ref, graph_of, run
 from keras_grow.planning import Plan, ReadSlot, SitePlan
 from keras_grow.planning.plan import INVERSE
+from keras_grow.rules import rule_for
 
 # Gradients of a float16 model are taken of the loss times this, so that they do not underflow.
 FLOAT16_SCALE = 1024.0
@@ -73,7 +74,11 @@ class Recording:
         reading = {id(s.call.op) for site in plan.sites for s in fan_out_slots(site)}
         self.producing = {id(w.producer.call.op) for site in plan.sites for w in site.writes}
         # A layer may be called where it reads no new channel; its rule finds that out.
-        self.probed = [c for c in self.graph.calls if id(c.op) in reading]
+        self.probed = [
+            c
+            for c in self.graph.calls
+            if id(c.op) in reading and rule_for(c.op).knows_gradient("correlate")
+        ]
         self.kept = self._refs_to_keep(inputs)
         self._pass = _backend.compiled(self._gradients, self.variables)
 
