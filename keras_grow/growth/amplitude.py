@@ -31,7 +31,9 @@ class LineSearch:
 
     def __init__(self, surgery: Surgery, sites: list[SitePlan]) -> None:
         self.model = surgery.plan.atlas.graph.model
-        kernels = [slot.edit.variable for site in sites for slot in (*site.reads, *site.writes)]
+        edits = [s.edit for site in sites for s in site.reads]
+        edits += [s.edit for site in sites for s in site.writes]
+        kernels = [edit.variable for edit in edits]
         self.kernels = list({id(v): v for v in kernels}.values())
         self.new = [
             new_entries([e for e in surgery.plan.edits if e.variable is v], tuple(v.shape))

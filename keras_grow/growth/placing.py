@@ -54,7 +54,7 @@ def place_moments(
     """
     found = {id(call.op): pair for call, pair in gradients.moments(fan_in).items()}
     for slot in site.carries:
-        op = slot.edit.call.op if slot.edit.call is not None else None
+        op: Any = None if slot.edit.call is None else slot.edit.call.op
         if id(op) not in found or slot.rows.shape[1] > 1:
             continue
         mean, variance = found[id(op)]

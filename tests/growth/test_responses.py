@@ -43,7 +43,8 @@ def test_gradient_by_the_fan_out_of_new_channels(case):
     for slot, g in zip(own.reads, gradient_by(grown, x, y, kernels)(), strict=True):
         new = slot.old_rows[-K:]  # new channels are the last of the site
         rows = np.moveaxis(g, slot.edit.axis, 0)[new]
-        if any(slot.edit.variable is v for v in producing):  # where new rows meet new columns nothing is asked
+        if any(slot.edit.variable is v for v in producing):
+            # Where new rows meet new columns nothing is asked.
             rows = rows[..., :-K]
         true.append(rows.reshape(K, -1))
     true = np.concatenate(true, axis=1)

@@ -73,7 +73,7 @@ class Firefly(Scaled):
             norm_found = float(np.linalg.norm(problem.known.finite(fan_in).value))
         else:
             norm_found = gradient_norm(problem, fan_out) or 0.0
-        notes = ("the loss was minimised to first order",)
+        notes: tuple[str, ...] = ("the loss was minimised to first order",)
         if not problem.known.exact:
             notes += ("looked at some of the growth batches only",)
         return Solution(fan_out, fan_in, gradient_norm=norm_found, notes=notes)

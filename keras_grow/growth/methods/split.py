@@ -47,7 +47,8 @@ class Split(Scaled):
 
     def solve(self, problem: Problem, rng: np.random.Generator) -> Solution:
         width, k = len(problem.fan_in), problem.added
-        order, directions, notes = rng.permutation(width), None, ()
+        order, directions = rng.permutation(width), None
+        notes: tuple[str, ...] = ()
         if self.choice == "steepest":
             order, directions, notes = _steepest(problem, rng)
         parents = np.resize(order, k)  # once round, then again

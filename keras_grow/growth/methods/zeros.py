@@ -34,5 +34,7 @@ class Zeros(Scaled):
     def solve(self, problem: Problem, rng: np.random.Generator) -> Solution:
         bias = self.bias * rng.uniform(0.5, 1.5, problem.added)
         bias[0] = self.bias
-        sides = (np.zeros((problem.added, a.shape[1])) for a in (problem.fan_out, problem.fan_in))
-        return Solution(*sides, bias=bias)
+        fan_out, fan_in = (
+            np.zeros((problem.added, side.shape[1])) for side in (problem.fan_out, problem.fan_in)
+        )
+        return Solution(fan_out, fan_in, bias=bias)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import keras
@@ -164,7 +164,7 @@ class SiteGradients:
         """
         noted: dict[Call, Any] = {}
         self.shadows.response(self.records[0], _tensor(fan_in.T), FINITE, noted)
-        return {c: tuple(_backend.to_numpy(a) for a in pair) for c, pair in noted.items()}
+        return {c: (_backend.to_numpy(m), _backend.to_numpy(v)) for c, (m, v) in noted.items()}
 
     def second_moment(self) -> np.ndarray:
         sizes = self.shadows.fan_in_sizes
@@ -198,7 +198,7 @@ class SiteGradients:
                 )
             return ops.transpose(total)
 
-        return self._summed([lambda w, i=i: energy(i, w) for i in range(len(present))], fan_in)
+        return self._summed([partial(energy, i) for i in range(len(present))], fan_in)
 
     def _present(self, record: Record) -> list[Any]:
         """What consumers read now, as rows of channels, by call that reads new ones."""
@@ -260,7 +260,8 @@ class SiteGradients:
     def _summed(self, functions: Sequence[Callable[[Any], Any]], fan_in: np.ndarray) -> Response:
         """The mean over the batches of functions of the fan-ins, one for each batch."""
         columns = _tensor(fan_in.T)
-        value, pulls = 0.0, []
+        value: Any = 0.0
+        pulls = []
         for function, share in zip(functions, shares(self.records), strict=True):
             part, pull = _backend.pullback(function, columns)
             value = value + share * _backend.to_numpy(part).astype("float64")
@@ -301,7 +302,8 @@ def _mean_product(a: Any, b: Any, a_axis: int, b_axis: int) -> np.ndarray:
     samples = int(a.shape[0])
     per_sample = 4 * (int(np.prod(a.shape)) + int(np.prod(b.shape))) // samples
     block = max(1, CHUNK // max(per_sample, 1))
-    total, rows = 0.0, 0
+    total: Any = 0.0
+    rows = 0
     for start in range(0, samples, block):
         left = as_rows(a[start : start + block], a_axis)
         right = as_rows(b[start : start + block], b_axis)

@@ -65,7 +65,7 @@ class SiteShadows:
     def matrix(self, record: Record) -> Any:
         """M: rows by fan-in entry, columns by fan-out entry. A backend tensor."""
         context = self._context(record, LINEAR)
-        rows = []
+        rows: list[Any] = []
         for slot in self.site.writes:
             op = slot.producer.call.op
 
