@@ -4,15 +4,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from keras_grow import _backend
 from keras_grow.graph import Graph
 from keras_grow.growth.data import Batch, Batches
+from keras_grow.growth.scores import Scores, Spectrum
 from keras_grow.planning import Atlas, Site, survey
-
-if TYPE_CHECKING:
-    from keras_grow.growth.scores import Scores, Spectrum
 
 
 @dataclass(eq=False)
@@ -27,8 +25,8 @@ class SiteScore:
 
     site: Site
     added: int
-    spectrum: "Spectrum"
-    scores: "Scores"
+    spectrum: Spectrum
+    scores: Scores
 
     @cached_property
     def gradient_norm(self) -> float:
@@ -90,8 +88,6 @@ class Look:
 
     def score(self, amounts: Mapping[Site, int]) -> dict[Site, SiteScore]:
         """Scores of sites by new channels; sites without gradients are noted in `skipped`."""
-        from keras_grow.growth.scores import Scores
-
         if not amounts:
             return {}
         _backend.attach_state(self.model)
