@@ -255,7 +255,7 @@ def test_a_method_that_looks_at_gradients_needs_data():
 def test_gradmax_where_zero_fan_in_is_useless():
     model = through(layers.Activation("tanh_shrink"))
     with refused(model, "slope 0 at 0", "method='random'", "names="):
-        kg.widen(model, {"a": 6}, method="gradmax", data=(X, Y))
+        kg.widen(model, {"a": 6}, method="gradmax", data=(X, Y), form="outgoing")
 
 
 def test_gradmax_takes_the_inverse_form_where_zero_fan_in_is_not_exact():
