@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from keras_grow.errors import DataError, GrowthError, RefusedError
     from keras_grow.growth import methods
     from keras_grow.growth.alignment import Alignment, alignment
-    from keras_grow.growth.events import GrowthEvent, SiteGrowth
     from keras_grow.growth.outputs import Report, verify
     from keras_grow.insertion import bridge, bridge_, insert, insert_
+    from keras_grow.logs.events import GrowthEvent, SiteGrowth
     from keras_grow.planning import Plan, Refusal, Site
     from keras_grow.rules import register_rule
     from keras_grow.surgery import flops, grow_, plan, sites, widen
@@ -67,7 +67,7 @@ _HOME = {
     "keras_grow.errors": ("DataError", "GrowthError", "RefusedError"),
     "keras_grow.growth": ("methods",),
     "keras_grow.growth.alignment": ("Alignment", "alignment"),
-    "keras_grow.growth.events": ("GrowthEvent", "SiteGrowth"),
+    "keras_grow.logs.events": ("GrowthEvent", "SiteGrowth"),
     "keras_grow.growth.outputs": ("Report", "verify"),
     "keras_grow.insertion": ("bridge", "bridge_", "insert", "insert_"),
     "keras_grow.planning": ("Plan", "Refusal", "Site"),

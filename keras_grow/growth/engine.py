@@ -15,7 +15,6 @@ from keras_grow.errors import GrowthError, RefusedError, all_or_nothing
 from keras_grow.graph import Call, graph_of
 from keras_grow.growth.amplitude import LineSearch
 from keras_grow.growth.data import Batch, Batches
-from keras_grow.growth.events import SiteGrowth
 from keras_grow.growth.methods import Method, Problem, Solution
 from keras_grow.growth.methods.base import FORMS, JOINT, SPLIT
 from keras_grow.growth.outputs import (
@@ -28,6 +27,7 @@ from keras_grow.growth.outputs import (
 )
 from keras_grow.growth.placing import place, place_moments, problem_of
 from keras_grow.growth.statistics import Measured, Recording, SiteGradients, measure, unit
+from keras_grow.logs.events import SiteGrowth
 from keras_grow.planning import Atlas, Plan, Site, SitePlan, make_plan
 from keras_grow.planning.plan import INVERSE, OUTGOING
 from keras_grow.rules import LIKE_OLD, NoSlope, is_custom

@@ -14,12 +14,12 @@ from keras_grow import _backend, _keras
 from keras_grow.apply import Slopes
 from keras_grow.errors import GrowthError, check_whole, is_real
 from keras_grow.graph import graph_of
-from keras_grow.growth import events as event_log
 from keras_grow.growth import methods
 from keras_grow.growth.data import GrowthData
-from keras_grow.growth.events import GrowthEvent
 from keras_grow.growth.methods.base import FORMS
 from keras_grow.growth.outputs import Outputs
+from keras_grow.logs import events as event_log
+from keras_grow.logs.events import GrowthEvent
 from keras_grow.planning import survey
 from keras_grow.planning.cost import graph_flops
 from keras_grow.training import schedules

@@ -16,11 +16,11 @@ from keras_grow.apply import Slopes
 from keras_grow.apply.structure import places
 from keras_grow.graph import Graph, graph_of
 from keras_grow.growth.engine import CHECKED_SAMPLES, GrowthStep
-from keras_grow.growth.events import SiteGrowth
 from keras_grow.growth.methods import Method
 from keras_grow.growth.outputs import Outputs, compare
 from keras_grow.insertion import bridge, bridge_, insert, insert_
 from keras_grow.insertion.bridging import check_bridge
+from keras_grow.logs.events import SiteGrowth
 from keras_grow.planning import Plan, Site, make_plan, survey
 from keras_grow.planning.cost import graph_flops
 from keras_grow.training.budgets import Room, spread

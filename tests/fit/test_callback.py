@@ -25,7 +25,7 @@ from fit.harness import (
 from keras import layers, ops
 
 import keras_grow as kg
-from keras_grow.growth import events
+from keras_grow.logs import events
 from keras_grow.growth.data import Batches, GrowthData
 from keras_grow.growth.statistics import Recording, measure
 from keras_grow.planning import make_plan, survey

@@ -12,7 +12,7 @@ import pytest
 from fit.harness import compiled, dense, numpy_of, points, same_arrays
 
 import keras_grow as kg
-from keras_grow.growth import events
+from keras_grow.logs import events
 
 pytestmark = pytest.mark.filterwarnings("ignore:The last growth:UserWarning")
 

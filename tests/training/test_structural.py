@@ -9,7 +9,7 @@ from fit.harness import CLASSES, FEATURES, compiled, dense, numpy_of, points, sa
 from keras import layers, ops
 
 import keras_grow as kg
-from keras_grow.growth import events
+from keras_grow.logs import events
 
 pytestmark = pytest.mark.filterwarnings("ignore:The last growth:UserWarning")
 

@@ -23,6 +23,10 @@ class SiteGrowth:
             `width_after - width_before` of them were used. Empty for methods that compute none.
         gradient_norm: norm of the loss gradient by the new weights that are zero; None where not
             computed.
+        existing_norm: norm of the loss gradient by the weights that the site had before, of its
+            producers and consumers; None where not computed. After a growth that keeps the
+            function it is the same, so the gradient has grown from `existing_norm` to
+            sqrt(existing_norm^2 + gradient_norm^2).
         rank: directions M supports; None where not computed.
         notes: what else there is to say, such as that something is an approximation.
         kind: "widen"; "insert" or "bridge" for a new layer, whose path is `name`, whose producer
@@ -41,6 +45,7 @@ class SiteGrowth:
     rank: int | None = None
     notes: list[str] = field(default_factory=list)
     kind: str = "widen"
+    existing_norm: float | None = None
 
 
 @dataclass
@@ -56,6 +61,8 @@ class GrowthEvent:
         loss: of the growth batch before growth; None where not computed.
         deviation: largest change of any output, as a part of the outputs' scale; None if not
             checked.
+        tolerance: the deviation up to which the function counts as kept; None if not checked.
+        time: when it happened, in seconds since 1970.
         seconds: by phase: survey, data, plan, statistics, choice, verification, surgery.
         error: why nothing grew; None if all went well.
         notes: what limits and budgets have cut down or left out.
@@ -81,6 +88,8 @@ class GrowthEvent:
     skipped: dict[str, str] = field(default_factory=dict)
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     dry_run: bool = False
+    tolerance: float | None = None
+    time: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, as `json` takes them."""

@@ -1,0 +1,1 @@
+"""Plotly figures of runs: for the TensorBoard plugin, the report and notebooks alike."""

@@ -1,0 +1,1 @@
+"""The *Growth* tab of TensorBoard."""
