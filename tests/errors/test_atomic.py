@@ -22,7 +22,7 @@ from keras import layers, ops
 
 import keras_grow as kg
 from keras_grow import _keras
-from keras_grow.growth.events import read
+from keras_grow.logs.events import read
 from keras_grow.growth.statistics import Recording
 
 BATCH, STEPS = 8, 8
@@ -312,8 +312,8 @@ def test_a_model_that_does_not_run_as_wide_is_as_it_was(monkeypatch):
 class Careless(kg.methods.Random):
     """Forgets that the fan-in of new neurons has to be zero."""
 
-    def solve(self, problem, directions, steps, rng):
-        solution = super().solve(problem, directions, steps, rng)
+    def solve(self, problem, rng):
+        solution = super().solve(problem, rng)
         solution.fan_in = np.ones_like(solution.fan_in)
         return solution
 

@@ -130,7 +130,7 @@ def test_more_neurons_than_rank():
     np.testing.assert_allclose(np.abs(fan_out), np.abs(fan_out[0, 0]), rtol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["gradmax", "gradmaxopt", "tiny", "firefly"])
+@pytest.mark.parametrize("method", ["gradmax", "gradmaxopt", "tiny", "firefly", "pursuit"])
 def test_no_slope_at_zero(method):
     """tanh_shrink(x) = x - tanh(x): the outgoing form has no gradient, the inverse form has."""
     x, y = data()

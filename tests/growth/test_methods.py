@@ -420,3 +420,42 @@ def test_zeros_have_different_biases_and_nothing_else():
     assert found.bias[0] == 2.0
     assert ((found.bias >= 1.0) & (found.bias <= 3.0)).all()
     assert len(np.unique(found.bias)) == 5
+
+
+def test_pursuit_takes_the_neurons_that_explain_most_one_after_another():
+    """Of linear neurons with S = 1 that is M's top left singular vectors, in their order.
+
+    A fan-in may also hold some of those before it, which changes nothing that can be reached.
+    """
+    matrix = matrix_of()
+    left, _, right = np.linalg.svd(matrix)
+    found = solve(kg.methods.Pursuit(steps=60), problem(added=4, form="inverse", matrix=matrix))
+    new = np.linalg.qr(found.fan_in.T)[0].T
+    np.testing.assert_allclose(cosines(new, left[:, :4].T), 1, atol=1e-3)
+    found = solve(kg.methods.Pursuit(steps=60), problem(added=4, form="outgoing", matrix=matrix))
+    np.testing.assert_allclose(cosines(found.fan_out, right[:4]), 1, atol=1e-3)
+    assert not found.notes
+
+
+def test_pursuit_divides_by_what_is_new_of_a_neuron():
+    """The score is |M'u|^2 / u'Su: whitening decides what comes first, not the largest gradient."""
+    moment = np.diag([100.0, 1.0, 1.0, 1.0, 1.0])
+    matrix = np.zeros((FAN_IN, FAN_OUT))
+    matrix[0, 0], matrix[1, 1] = 5.0, 2.0  # 25 / 100 of the loss against 4 / 1
+    out, into = np.ones((4, FAN_OUT)), np.ones((4, FAN_IN))
+    task = Problem(2, "inverse", out, into, FromMatrix(matrix, moment))
+    found = solve(kg.methods.Pursuit(steps=60), task)
+    np.testing.assert_allclose(cosines(found.fan_in, np.eye(FAN_IN)[[1, 0]]), 1, atol=1e-3)
+
+
+@pytest.mark.parametrize("form", ["outgoing", "inverse"])
+def test_pursuit_says_how_many_are_random_because_nothing_was_left(form):
+    left, right = np.random.default_rng(4).standard_normal((2, FAN_OUT))
+    matrix = np.outer(left[:FAN_IN], right)
+    found = solve(kg.methods.Pursuit(), problem(added=3, form=form, matrix=matrix))
+    assert found.notes == ("2 random: nothing was left to explain",)
+    row, wanted = (found.fan_in, left[None, :FAN_IN]) if form == "inverse" else (
+        found.fan_out, right[None]
+    )  # fmt: skip
+    np.testing.assert_allclose(cosines(row[:1], wanted), 1, atol=1e-3)
+    assert (cosines(row[1:], wanted) < 0.99).all()

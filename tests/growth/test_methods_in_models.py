@@ -206,7 +206,9 @@ def check_gradient(grown, gradient, form, fans):
     if form == "outgoing":
         values = np.linalg.svd(known.matrix, compute_uv=False)[:ADDED]
         best = norm * np.sqrt((values**2).sum())
-        assert had <= best * 1.001
+        # Fan-outs that are not orthogonal may all lie along the top one.
+        most = norm * values[0] * np.sqrt(ADDED) if name == "pursuit" else best
+        assert had <= most * 1.001
         if name == "gradmax":
             assert had >= 0.99 * best
         if name == "gradmaxopt":

@@ -6,12 +6,15 @@ from typing import ClassVar
 import numpy as np
 
 from keras_grow.errors import check_whole
-from keras_grow.growth.methods.base import Problem, Scaled, Solution, register
+from keras_grow.growth.methods.base import Problem, Scaled, Solution, completed, register
 from keras_grow.growth.statistics import Gradients, rank_of, unit
 from keras_grow.planning.plan import INVERSE, OUTGOING
+from keras_grow.rules import NoSlope
 
 # A channel of which less than this part is new counts as if that part were.
 LEAST_NEW = 1e-3
+# Gradients that present neurons leave this small a part of, per entry, are rounding.
+ROUNDING = float(np.finfo("float32").eps)
 # Step of the ascent, as an angle, and what it becomes after a better and a worse trial.
 START, BETTER, WORSE = 0.5, 1.3, 0.4
 
@@ -59,32 +62,46 @@ class Pursuit(Scaled):
     def solve(self, problem: Problem, rng: np.random.Generator) -> Solution:
         gradients = problem.known
         norm = self.norm(problem.fan_in)
-        values, top = gradients.top(problem.added)
-        top = unit(gradients.by_fan_in(top[: rank_of(values, gradients.shape)]))
         width = problem.fan_in.shape[1]
+        try:
+            values, top = gradients.top(problem.added)
+            top = unit(gradients.by_fan_in(top[: rank_of(values, gradients.shape)]))
+        except NoSlope:  # flat at zero, so there is no M; candidates are larger than that
+            values, top = np.zeros(0), np.zeros((0, width))
         pool = np.concatenate([top, -top])[: self.candidates]
         rest = rng.standard_normal((self.candidates - len(pool), width))
         pool = unit(np.concatenate([pool, rest]))
         left = gradients.unexplained()
-        chosen, fan_out = [], []
+        chosen = np.zeros((0, width))
+        fan_out = np.zeros((0, problem.fan_out.shape[1]))
         for number in range(problem.added):
             steps = self.steps if number == 0 else max(self.steps // 3, 1)
             pool, scores = climb(left, pool, norm, steps)
             best = int(np.argmax(scores))
-            chosen.append(pool[best])
-            fan_out.append(-left.finite(norm * pool[best][None]).value[0])
+            found = norm * pool[best][None]
+            step = -left.finite(found).value
+            whole = float(np.linalg.norm(gradients.finite(found).value))
+            if np.linalg.norm(step) <= ROUNDING * max(gradients.shape) * whole:
+                break  # nothing is left that could be explained
+            chosen = np.concatenate([chosen, pool[best][None]])
+            fan_out = np.concatenate([fan_out, unit(step)])
             pool[best] = unit(rng.standard_normal((1, width)))[0]
             if number + 1 < problem.added:
-                left = left.unexplained(norm * chosen[-1][None])
-        directions = unit(np.stack(chosen)), unit(np.stack(fan_out))
+                left = left.unexplained(found)
         notes = () if gradients.exact else ("looked at some of the growth batches only",)
+        if len(chosen) < problem.added:
+            notes += (f"{problem.added - len(chosen)} random: nothing was left to explain",)
+        directions = (
+            completed(chosen, problem, width, rng),
+            completed(fan_out, problem, fan_out.shape[1], rng),
+        )
         if problem.form == INVERSE:
             zero, fan_in = self.finished(problem, directions[0], rng, directions[1])
-            found = float(np.linalg.norm(gradients.finite(fan_in).value))
-            return Solution(zero, fan_in, values, found, notes=notes)
+            had = float(np.linalg.norm(gradients.finite(fan_in).value))
+            return Solution(zero, fan_in, values, had, notes=notes)
         out, zero = self.finished(problem, directions[1], rng, directions[0])
-        found = float(np.linalg.norm(gradients.by_fan_in(out)))
-        return Solution(out, zero, values, found, notes=notes)
+        had = float(np.linalg.norm(gradients.by_fan_in(out)))
+        return Solution(out, zero, values, had, notes=notes)
 
 
 def climb(
