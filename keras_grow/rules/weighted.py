@@ -159,17 +159,14 @@ class ConvRule(ConvBase):
         return [depthwise_shadow(call, x, copies, self.window(call), context)]
 
     def patches(self, call: Call, x: Any) -> Shadow:
-        if call.op.groups > 1:
-            raise NoSlope(
-                f"{call!r} has groups={call.op.groups}: a new filter sees only one group of the "
-                "input, for which the best direction is not computed; use method='random'"
-            )
+        _refuse_groups(call)
         window = self.window(call)
         axis = self.axis(call)
         count = x.shape[axis] * math.prod(call.op.kernel_size)
         return Windows(x, axis, np.arange(count), window)
 
     def respond(self, call: Call, x: Any, fan_in: Any) -> tuple[Any, int]:
+        _refuse_groups(call)
         layer, axis = call.op, self.axis(call)
         padding = layer.padding
         if padding == "causal":
@@ -204,6 +201,14 @@ class ConvRule(ConvBase):
         groups = inputs[0][axis] if self.is_depthwise(call) else layer.groups
         fan_in = math.prod(layer.kernel_size) * inputs[0][axis] / groups
         return 2.0 * size_of(outputs[0]) * fan_in
+
+
+def _refuse_groups(call: Call) -> None:
+    if call.op.groups > 1:
+        raise NoSlope(
+            f"{call!r} has groups={call.op.groups}: a new filter sees only one group of the "
+            "input, for which the best direction is not computed; use method='random'"
+        )
 
 
 def depthwise_shadow(

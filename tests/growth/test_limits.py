@@ -265,6 +265,19 @@ def test_gradients_of_recurrent_kernels_are_refused(case, method):
     assert model.get_layer("p").units == 4
 
 
+@pytest.mark.parametrize("form", ["outgoing", "inverse"])
+@pytest.mark.parametrize("method", ["gradmax", "gradmaxopt", "tiny", "firefly", "pursuit"])
+def test_gradients_of_grouped_kernels_are_refused(method, form):
+    def grouped(x):
+        x = L.Conv2D(6, 2, groups=2, activation="relu", name="p")(x)
+        return L.GlobalAveragePooling2D()(x)
+
+    model = model_of(grouped, (5, 5, 4))
+    with pytest.raises(kg.GrowthError, match=r"site 'p' cannot be computed.*groups=2.*random"):
+        kg.grow_(model, {"p": 8}, method=method, data=data(8, (5, 5, 4)), form=form)
+    assert model.get_layer("p").filters == 6
+
+
 @pytest.mark.backend("tensorflow", "jax")
 def test_sparse_inputs():
     """Kernels of layers that read them have no gradients here; random growth works."""
