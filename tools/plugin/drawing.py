@@ -1,0 +1,169 @@
+"""Which figure a request wants, what of a run it needs, and the figure as plotly's JSON.
+
+plotly is imported when the first figure is asked for: TensorBoard must start without it.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from keras_grow.errors import GrowthError, nearest
+from keras_grow.logs.runs import Run
+from keras_grow.tools.plugin.source import Source
+
+INSTALL = (
+    "The figures of this tab need plotly, which is not installed where TensorBoard runs. "
+    "Install it there with: pip install keras-grow[tensorboard]"
+)
+
+
+class NoPlotly(Exception):
+    """plotly is not installed, or too old."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What one figure needs.
+
+    Attributes:
+        several: whether it takes several runs rather than one.
+        tags: scalars, beside the metric's if `metric`.
+        metric, step, site: whether it takes such an argument.
+        sites: whether it needs what grew: at the step, or at all.
+        widths: whether it needs the widths of the sites over time.
+        networks: whether it needs the network.
+    """
+
+    several: bool = False
+    tags: tuple[str, ...] = ()
+    metric: bool = False
+    step: bool = False
+    site: bool = False
+    sites: bool = False
+    widths: bool = False
+    networks: bool = False
+
+
+CURVES = ("loss", "parameters", "flops")
+DRAWINGS = {
+    "timeline": Drawing(several=True, tags=CURVES, metric=True),
+    "costs": Drawing(several=True, tags=CURVES),
+    "gain": Drawing(several=True, tags=CURVES, metric=True),
+    "tradeoff": Drawing(several=True, tags=CURVES, metric=True),
+    "widths": Drawing(tags=CURVES, widths=True),
+    "width_map": Drawing(tags=CURVES, widths=True),
+    "spectrum": Drawing(step=True, site=True, sites=True),
+    "spectra": Drawing(site=True, sites=True),
+    "gradients": Drawing(step=True, sites=True),
+    "network": Drawing(step=True, widths=True, networks=True),
+}
+
+
+def warm_up() -> None:
+    """Imports plotly in the background, so that the first figure need not wait for it."""
+    threading.Thread(target=_figures_or_none, name="keras_grow-plotly", daemon=True).start()
+
+
+def script() -> Path:
+    """plotly.js, of the installed package.
+
+    Raises:
+        NoPlotly: there is none.
+    """
+    try:
+        found = importlib.util.find_spec("plotly")
+    except (ImportError, ValueError) as error:
+        raise NoPlotly(INSTALL) from error
+    for folder in (found.submodule_search_locations or ()) if found else ():
+        path = Path(folder) / "package_data" / "plotly.min.js"
+        if path.is_file():
+            return path
+    raise NoPlotly(INSTALL)
+
+
+def colors(names: Iterable[str]) -> dict[str, str]:
+    """Colours of runs as figures have them; none without plotly."""
+    try:
+        _figures()
+    except NoPlotly:
+        return {}
+    theme = importlib.import_module("keras_grow.tools.figures.theme")
+    return theme.colors(names)
+
+
+def draw(source: Source, ctx: Any, experiment: str, wanted: dict[str, Any]) -> str:
+    """The figure that `wanted` asks for, as plotly's JSON.
+
+    Args:
+        source: of the runs.
+        ctx, experiment: TensorBoard's.
+        wanted: `name` of the figure, `runs` by name, `metric`, `step`, `site`, and the options
+            of the figures.
+
+    Raises:
+        GrowthError: something asked for is not there, or not as it can be.
+        UnknownRun: there is no such run.
+        NoPlotly: it is not installed.
+    """
+    name = wanted["name"]
+    drawing = DRAWINGS.get(name)
+    if drawing is None:
+        raise GrowthError(f"There is no figure {name!r}. {nearest(name, DRAWINGS)}")
+    function = getattr(_figures(), name)
+    runs = source.runs(
+        ctx,
+        experiment,
+        wanted["runs"],
+        tags=sorted({*drawing.tags, *([wanted["metric"]] if drawing.metric else [])}),
+        networks=drawing.networks,
+    )
+    if not drawing.several and len(runs) != 1:
+        raise GrowthError(f"The figure '{name}' is of one run. Received: {len(runs)} runs")
+    for run in runs:
+        if drawing.sites:
+            source.add_sites(ctx, experiment, run, wanted["step"] if drawing.step else None)
+        if drawing.widths:
+            source.add_widths(ctx, experiment, run)
+    figure = function(**_arguments(function, drawing, runs, wanted))
+    figure.layout.uirevision = "kept"  # a figure drawn anew keeps the user's zoom
+    return figure.to_json()
+
+
+def _arguments(
+    function: Callable[..., Any], drawing: Drawing, runs: list[Run], wanted: dict[str, Any]
+) -> dict[str, Any]:
+    """What of the request the figure's function takes."""
+    given: dict[str, Any] = {"runs": runs} if drawing.several else {"run": runs[0]}
+    for name in ("metric", "step", "site"):
+        if getattr(drawing, name) and wanted[name] is not None:
+            given[name] = wanted[name]
+    known = inspect.signature(function).parameters
+    options = {key: value for key, value in wanted["options"].items() if key in known}
+    return {**given, **options}
+
+
+def _figures() -> Any:
+    """The module of figures.
+
+    Raises:
+        NoPlotly: plotly is not installed.
+    """
+    script()
+    try:
+        return importlib.import_module("keras_grow.tools.figures")
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] in ("plotly", "_plotly_utils", "narwhals"):
+            raise NoPlotly(INSTALL) from error
+        raise
+
+
+def _figures_or_none() -> Any:
+    try:
+        return _figures()
+    except NoPlotly:
+        return None  # the tab is told when it asks
