@@ -29,6 +29,8 @@ class SiteGrowth:
             sqrt(existing_norm^2 + gradient_norm^2).
         rank: directions M supports; None where not computed.
         notes: what else there is to say, such as that something is an approximation.
+        spectrum_size: how many singular values there were, where a log has kept only the leading
+            ones; None where `singular_values` is whole.
         kind: "widen"; "insert" or "bridge" for a new layer, whose path is `name`, whose producer
             is the layer it reads, and whose `width_before` is 0; "bridge" too for one made wider.
     """
@@ -46,6 +48,7 @@ class SiteGrowth:
     notes: list[str] = field(default_factory=list)
     kind: str = "widen"
     existing_norm: float | None = None
+    spectrum_size: int | None = None
 
 
 @dataclass
