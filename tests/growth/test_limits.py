@@ -265,6 +265,28 @@ def test_gradients_of_recurrent_kernels_are_refused(case, method):
     assert model.get_layer("p").units == 4
 
 
+@pytest.mark.parametrize("method", ["gradmax", "gradmaxopt", "tiny", "firefly", "pursuit"])
+def test_a_consumer_that_sees_new_neurons_as_something_else_than_zero(method):
+    """Behind the sigmoid they are 0.5: that consumer cannot read them yet, the other one can."""
+
+    def two_readers(x):
+        x = dense("linear")(x)
+        return L.Add()(
+            [L.Dense(3, name="a")(L.ReLU()(x)), L.Dense(3, name="b")(L.Activation("sigmoid")(x))]
+        )
+
+    model = model_of(two_readers)
+    x, y = data()
+    before = predict(model, x)
+    done = kg.grow_(
+        model, {"p": 6}, method=method, data=(x, y), form="outgoing", slopes=kg.Slopes()
+    )
+    assert done.sites[0].gradient_norm > 0
+    assert_close(predict(model, x), before, 1e-5, method)
+    assert keras.ops.convert_to_numpy(model.get_layer("a").kernel)[4:].any()
+    assert not keras.ops.convert_to_numpy(model.get_layer("b").kernel)[4:].any()
+
+
 @pytest.mark.parametrize("form", ["outgoing", "inverse"])
 @pytest.mark.parametrize("method", ["gradmax", "gradmaxopt", "tiny", "firefly", "pursuit"])
 def test_gradients_of_grouped_kernels_are_refused(method, form):

@@ -96,14 +96,19 @@ class SiteShadows:
         return self._gathered(start, record, context, int(fan_in.shape[1]))
 
     def channels(self, record: Record, fan_in: Any) -> list[tuple[Call, Shadow]]:
-        """Channels with these fan-ins as every consumer sees them in training.
+        """Channels with these fan-ins as every consumer of a fan-out sees them in training.
 
         Args:
             fan_in: backend tensor (fan-in entries, k).
         """
         context = self._context(record, FINITE)
         arrivals = self._arrivals(self._responding(fan_in, context), context)
-        return [(call, shadow) for call, shadow in arrivals if shadow is not None]
+        free = {id(slot.call.op) for slot in self.slots}
+        return [
+            (call, shadow)
+            for call, shadow in arrivals
+            if shadow is not None and id(call.op) in free
+        ]
 
     def inputs(self, record: Record) -> list[Any]:
         """What a fan-in multiplies, by producer: rows of (positions of all samples, entries)."""
