@@ -285,9 +285,15 @@ class SeparableRule(ConvBase):
 
     def patches(self, call: Call, x: Any) -> Shadow:
         layer, axis = call.op, self.axis(call)
+        kernel = ops.convert_to_tensor(layer.depthwise_kernel)
+        more = x.shape[axis] - kernel.shape[-2]
+        if more:  # new channels beside the present ones, which will pass through the identity
+            one = _delta(layer.kernel_size, layer.depth_multiplier)[..., None, :]
+            new = ops.cast(np.repeat(one, more, axis=-2), kernel.dtype)
+            kernel = ops.concatenate([kernel, new], axis=-2)
         y = ops.depthwise_conv(
             x,
-            ops.cast(layer.depthwise_kernel, x.dtype),
+            ops.cast(kernel, x.dtype),
             layer.strides,
             layer.padding,
             layer.data_format,

@@ -287,6 +287,23 @@ def test_a_consumer_that_sees_new_neurons_as_something_else_than_zero(method):
     assert not keras.ops.convert_to_numpy(model.get_layer("b").kernel)[4:].any()
 
 
+def test_pursuit_counts_chosen_neurons_as_present_in_a_separable_consumer():
+    """What they explain is gone for the next ones, so the fan-ins are not the same."""
+
+    def body(x):
+        x = L.Conv2D(3, 1, activation="relu", name="p")(x)
+        return L.Flatten()(L.SeparableConv2D(2, 3, depth_multiplier=2, padding="same")(x))
+
+    model = model_of(body, (4, 4, 2))
+    x, y = data(24, (4, 4, 2))
+    before = predict(model, x)
+    kg.grow_(model, {"p": 6}, method="pursuit", data=(x, y), seed=0, slopes=kg.Slopes())
+    assert_close(predict(model, x), before, 1e-5, "pursuit")
+    fan_in = np.array(keras.ops.convert_to_numpy(model.get_layer("p").kernel))[0, 0, :, 3:]
+    fan_in /= np.linalg.norm(fan_in, axis=0)
+    assert (fan_in.T @ fan_in - np.eye(3)).max() < 0.95
+
+
 @pytest.mark.parametrize("form", ["outgoing", "inverse"])
 @pytest.mark.parametrize("method", ["gradmax", "gradmaxopt", "tiny", "firefly", "pursuit"])
 def test_gradients_of_grouped_kernels_are_refused(method, form):
