@@ -14,6 +14,14 @@ from keras_grow.tools.options import trust
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+# Written down here because options are parsed before Keras, which the library needs, is imported.
+#: The names of `keras_grow.methods.METHODS`.
+METHODS = (
+    "random", "gradmax", "gradmaxopt", "firefly", "tiny", "pursuit", "split", "zeros",
+)  # fmt: skip
+#: The forms that keep the function; split and zeros take their own by themselves.
+FORMS = ("auto", "outgoing", "inverse")
+
 
 def output_options(function: Function) -> Function:
     """Add ``-o/--output`` and ``--force``."""
@@ -48,6 +56,65 @@ def data_options(function: Function) -> Function:
     return data(loss(function))
 
 
+class MethodName(click.Choice):
+    """A growth method's name, in the spellings that `keras_grow.methods.get` knows."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """One of `METHODS`; capitals, hyphens and underscores do not matter."""
+        plain = str(value).lower().replace("_", "").replace("-", "")
+        return super().convert(plain if plain in self.choices else value, param, ctx)
+
+
+class Count(click.ParamType):
+    """A number of batches, or ``all``."""
+
+    name = "N|all"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | str:
+        """A whole number from 1, or the word."""
+        text = str(value)
+        if text == "all":
+            return text
+        if not text.isascii() or not text.isdigit() or int(text) < 1:
+            self.fail(f"{text!r} is neither a number of batches nor 'all'.", param, ctx)
+        return int(text)
+
+
+def method_option(default: str | None, help: str) -> Callable[[Function], Function]:
+    """Add ``--method``."""
+    return click.option(
+        "--method",
+        type=MethodName(METHODS),
+        metavar="NAME",
+        default=default,
+        show_default=default is not None,
+        help=f"How the new weights are chosen: {', '.join(METHODS)}. {help}",
+    )
+
+
+def growth_options(function: Function) -> Function:
+    """Add ``--form`` and ``--batches``, and the options of `data_options`."""
+    form = click.option(
+        "--form",
+        type=click.Choice(FORMS),
+        default="auto",
+        show_default=True,
+        help="Which side of a new neuron is zero, so that nothing changes: its fan-in (outgoing) "
+        "or its fan-out (inverse). auto: what suits the method and the activation.",
+    )
+    batches = click.option(
+        "--batches",
+        type=Count(),
+        metavar="N|all",
+        default=1,
+        show_default=True,
+        help="Of how many batches of 512 samples of --data the gradients are the mean.",
+    )
+    return data_options(form(batches(function)))
+
+
 def load_for_surgery(path: Path, loss: str | None = None) -> Any:
     """The model at ``path`` with its training settings, compiled with ``loss`` if it has none.
 
@@ -70,6 +137,11 @@ def load_for_surgery(path: Path, loss: str | None = None) -> Any:
         raise InputError(f"--loss {loss}: {one_paragraph(error, 200)}") from error
     model.compile(loss=loss)
     return model
+
+
+def batch_count(batches: int | str) -> int | None:
+    """What the library calls it."""
+    return None if isinstance(batches, str) else batches
 
 
 def read_data(path: Path | None) -> tuple[Any, ...] | None:

@@ -20,10 +20,10 @@ from keras_grow.apply.structure import Place, Rewiring, find
 from keras_grow.errors import GrowthError, all_or_nothing, check_whole
 from keras_grow.graph import graph_of
 from keras_grow.growth import methods
-from keras_grow.growth.data import Batch, Batches, GrowthData
+from keras_grow.growth.data import Batches, GrowthData
 from keras_grow.growth.engine import GrowthStep
 from keras_grow.growth.methods import Problem
-from keras_grow.growth.methods.base import SPLIT
+from keras_grow.growth.methods.base import JOINT, SPLIT
 from keras_grow.growth.outputs import Outputs, compare, random_inputs, tolerance_of
 from keras_grow.growth.statistics import SiteGradients
 from keras_grow.insertion.inserting import CHECKED_SAMPLES
@@ -63,6 +63,8 @@ def bridge(
     method: Any = "gradmax",
     data: Any = None,
     seed: int | None = None,
+    form: str = "auto",
+    batches: int | None = 1,
 ) -> Any:
     """A model with a new hidden layer from one layer's output into another's pre-activation.
 
@@ -91,6 +93,8 @@ def bridge(
             possible.
         data: growth data; needed by gradient methods, which need a compiled model too.
         seed: of the new weights; None draws a fresh one.
+        form: "auto", "outgoing" (what makes the new layer zero) or "inverse" (what reads it zero).
+        batches: as for `widen`.
 
     Returns:
         A new model that shares no variable with `model`, compiled as it is, with its optimizer
@@ -99,9 +103,9 @@ def bridge(
     Raises:
         GrowthError: no such layers, or no path between their shapes; the message says why.
     """
-    _check(model, after, before, width, activation, method, data, seed)
+    _check(model, after, before, width, activation, method, data, seed, form)
     clone = copy_as_functional(model)
-    _bridge(clone, after, before, width, activation, method, data, seed, None)
+    _bridge(clone, after, before, width, activation, method, data, seed, None, form, batches)
     return clone
 
 
@@ -116,6 +120,8 @@ def bridge_(
     data: Any = None,
     seed: int | None = None,
     slopes: Slopes | None = None,
+    form: str = "auto",
+    batches: int | None = 1,
 ) -> str:
     """Builds a bridge in place, as `bridge` does in a copy; inside `fit` too, from a callback.
 
@@ -123,8 +129,8 @@ def bridge_(
     on it before compute what they computed. It either succeeds or leaves the model as it was.
 
     Args:
-        model, after, before, width, activation, method, data, seed: as for `bridge`. A chain
-            cannot hold a bridge, so no Sequential model.
+        model, after, before, width, activation, method, data, seed, form, batches: as for
+            `bridge`. A chain cannot hold a bridge, so no Sequential model.
         slopes: as for `grow_`.
 
     Returns:
@@ -133,14 +139,16 @@ def bridge_(
     Raises:
         GrowthError: as `bridge`.
     """
-    _check(model, after, before, width, activation, method, data, seed)
+    _check(model, after, before, width, activation, method, data, seed, form)
     _backend.attach_state(model)
-    return _bridge(model, after, before, width, activation, method, data, seed, slopes)
+    return _bridge(
+        model, after, before, width, activation, method, data, seed, slopes, form, batches
+    )
 
 
 def _check(
     model: Any, after: str, before: str, width: Any, activation: Any, method: Any, data: Any,
-    seed: Any,
+    seed: Any, form: str,
 ) -> None:  # fmt: skip
     graph_of(model)
     check_whole("width", width, 1)
@@ -152,6 +160,11 @@ def _check(
         raise GrowthError(
             "A new layer has no neurons yet that could be split (paper, section 2). Use "
             f"method='gradmax' or 'random'. Received: method={chosen.name!r}."
+        )
+    if form == JOINT:
+        raise GrowthError(
+            "A bridge keeps what the model computes, which the joint form changes. "
+            f"Use form='auto'. Received: form={form!r}."
         )
     _ends(model, after, before)
     if chosen.needs_gradients and (data is None or not getattr(model, "compiled", False)):
@@ -244,7 +257,7 @@ def _depends(tensor: Any, on: Any) -> bool:
 
 def _bridge(
     model: Any, after: str, before: str, width: int, activation: Any, method: Any, data: Any,
-    seed: int | None, slopes: Slopes | None,
+    seed: int | None, slopes: Slopes | None, form: str, batches: int | None,
 ) -> str:  # fmt: skip
     start, end = _ends(model, after, before)
     known = _existing(start, end, activation)
@@ -252,16 +265,16 @@ def _bridge(
         prefix = end.path[: len(end.path) - len(end.op.name)]
         path = prefix + known.name
         now = survey(model).find(path).width
-        grow_(model, {path: now + width}, method, data, seed, slopes=slopes)
+        grow_(model, {path: now + width}, method, data, seed, form, slopes, batches=batches)
         return path
     _check_owner(end)
     graph = graph_of(model)
-    batch = None
+    drawn = None
     if data is not None:
-        batch = GrowthData(data, batch_size=512, seed=seed or 0).batch(0, graph)
+        drawn = GrowthData(data, batch_size=512, seed=seed or 0).batches(0, graph, batches)
     sample = random_inputs(model, seed=0, samples=4)
-    if batch is not None:
-        sample = tree.map_structure(lambda a: a[:CHECKED_SAMPLES], batch[0])
+    if drawn is not None:
+        sample = tree.map_structure(lambda a: a[:CHECKED_SAMPLES], drawn.first[0])
     sample = _backend.as_tensors(sample)
     outputs = Outputs(graph)(sample)
     rewiring = Rewiring(model)
@@ -271,7 +284,7 @@ def _bridge(
         rewiring.map()
         chosen = methods.get(method)
         rng = np.random.default_rng(seed)
-        _fill(rewiring, model, hidden, chosen, rng, batch, slopes)
+        _fill(rewiring, model, hidden, chosen, rng, drawn, slopes, form)
         rewiring.finish()
         report = compare(outputs, Outputs(graph_of(model))(sample), tolerance_of(model))
         if not report and not getattr(chosen, "epsilon", 0.0):
@@ -404,17 +417,19 @@ class _Filling(GrowthStep):
             for _, part in chosen.get(edit, []):
                 moved[positions] = part.reshape(*positions.shape, *moved.shape[1:])
             self.rewiring.assign(edit.variable, value)
+        bias = self.solutions[site].bias
+        if bias is not None:
+            self.rewiring.assign(write.producer.call.op.bias, bias)
 
 
 def _fill(
     rewiring: Rewiring, model: Any, built: _Built, method: Any, rng: np.random.Generator,
-    batch: Batch | None, slopes: Slopes | None,
+    batches: Batches | None, slopes: Slopes | None, form: str,
 ) -> None:  # fmt: skip
     atlas = survey(model)
     path = next(p for p, op in atlas.graph.paths.items() if op is built.hidden)
     site = atlas.find(path)
-    batches = None if batch is None else Batches(batch)
-    step = _Filling(atlas, {site: site.width}, method, rng, batches, slopes)
+    step = _Filling(atlas, {site: site.width}, method, rng, batches, slopes, form=form)
     step.initial, step.rewiring = built.initial, rewiring
     step.run()
 

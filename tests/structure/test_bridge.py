@@ -450,3 +450,29 @@ def test_a_failure_leaves_everything_as_it_was(where, monkeypatch):
 def test_an_unknown_activation_is_refused_by_name(activation):
     with pytest.raises(kg.GrowthError, match=f"activation={activation!r}"):
         kg.bridge(mlp(), after="a", before="b", activation=activation, method="random")
+
+
+def test_a_bridge_of_zeros_has_biases_that_let_it_learn():
+    model = mlp()
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    bridged = kg.bridge(model, after="a", before="b", width=3, method="zeros", seed=0)
+    hidden = bridged.get_layer("a_b_bridge")
+    assert (keras.ops.convert_to_numpy(hidden.bias) > 0).all()
+    x = np.random.default_rng(0).standard_normal((8, *model.input_shape[1:]))
+    for _ in range(3):
+        bridged.train_on_batch(x, np.ones((8, *model.output_shape[1:])))
+    assert (keras.ops.convert_to_numpy(hidden.kernel) != 0).any()
+
+
+def test_the_form_of_a_bridge():
+    x = np.random.default_rng(0).standard_normal((8, *mlp().input_shape[1:])).astype("float32")
+    model = mlp()
+    for form in ("outgoing", "inverse"):
+        bridged = kg.bridge(model, after="a", before="b", method="random", seed=0, form=form)
+        kernel = keras.ops.convert_to_numpy(bridged.get_layer("a_b_bridge").kernel)
+        assert (np.abs(kernel).max() > 1e-3) == (form == "inverse")
+        assert kg.verify(model, bridged, x)
+    with pytest.raises(kg.GrowthError, match=r"joint.*changes.*Received: form='joint'"):
+        kg.bridge(model, after="a", before="b", method="tiny", form="joint")
+    with pytest.raises(kg.GrowthError, match=r"form must be.*Received: form='sideways'"):
+        kg.bridge(model, after="a", before="b", method="random", form="sideways")

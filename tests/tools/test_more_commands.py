@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_grow.tools import surgery
 from keras_grow.tools.completion import widths_in
 from keras_grow.tools.picture import graph_text
 
@@ -229,6 +230,79 @@ def test_widen_with_gradmax_and_data(run, good, tmp_path, batch):
     wider = keras.saving.load_model(out)
     assert wider.get_layer("hidden").units == 8
     assert wider.loss == "mean_squared_error"
+
+
+def test_every_method_and_form_is_offered():
+    """They are written down in the tools, which parse options before Keras is imported."""
+    import keras_grow as kg
+
+    assert sorted(surgery.METHODS) == sorted(kg.methods.METHODS)
+    keeping = {f for cls in kg.methods.METHODS.values() for f in cls().forms} - {"joint"}
+    own = {cls().forms for cls in kg.methods.METHODS.values() if len(cls().forms) == 1}
+    assert {"auto", *keeping} - {f for forms in own for f in forms} == set(surgery.FORMS)
+
+
+@pytest.mark.parametrize("method", surgery.METHODS)
+def test_widen_by_any_method(run, good, tmp_path, batch, method):
+    out = tmp_path / "wider.keras"
+    result = run("widen", good / "net.keras", "hidden=8", "--method", method.upper(), "--data",
+                 batch, "--loss", "mse", "-o", out)  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    same_function(good / "net.keras", out)
+    assert keras.saving.load_model(out).get_layer("hidden").units == 8
+
+
+@pytest.mark.parametrize("form", ["outgoing", "inverse"])
+@pytest.mark.parametrize("batches", ["2", "all"])
+def test_form_and_batches_reach_the_library(run, good, tmp_path, form, batches):
+    import keras_grow as kg
+
+    random = np.random.default_rng(3)
+    batch = tmp_path / "batch.npz"  # of more samples than two batches have
+    np.savez(batch, x=random.normal(size=(1100, 6, 6, 1)), y=random.normal(size=(1100, 2)))
+    outs = [tmp_path / "wider.keras", tmp_path / "bridged.keras"]
+    how = ("--method", "gradmax", "--form", form, "--batches", batches, "--data", batch, "--loss",
+           "mse")  # fmt: skip
+    results = [
+        run("widen", good / "net.keras", "hidden=8", *how, "-o", outs[0]),
+        run("bridge", good / "net.keras", "--after", "stem", "--before", "hidden", *how, "-o",
+            outs[1]),
+    ]  # fmt: skip
+    model = keras.saving.load_model(good / "net.keras")
+    model.compile(loss="mse")
+    with np.load(batch) as file:
+        more = {
+            "data": (file["x"], file["y"]), "seed": 0, "method": "gradmax", "form": form,
+            "batches": None if batches == "all" else int(batches),
+        }  # fmt: skip
+    wanted = [
+        kg.widen(model, {"hidden": 8}, **more),
+        kg.bridge(model, after="stem", before="hidden", **more),
+    ]
+    for result, out, expected in zip(results, outs, wanted, strict=True):
+        assert result.exit_code == 0, result.stderr
+        found = keras.saving.load_model(out)
+        for a, b in zip(found.weights, expected.weights, strict=True):
+            a, b = (keras.ops.convert_to_numpy(v) for v in (a, b))
+            # A bridge has the norms of initial kernels, which Keras draws.
+            sizes = [np.linalg.norm(v) or 1.0 if "bridge" in out.name else 1.0 for v in (a, b)]
+            np.testing.assert_allclose(a / sizes[0], b / sizes[1], rtol=1e-3, atol=1e-6)
+    hidden = keras.ops.convert_to_numpy(wanted[0].get_layer("hidden").kernel)
+    assert (np.abs(hidden[:, 5:]).max() > 1e-3) == (form == "inverse")
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "some", "1.5"])
+def test_batches_that_are_no_number(run, good, tmp_path, text):
+    result = run("widen", good / "net.keras", "hidden=8", f"--batches={text}", "-o",
+                 tmp_path / "o.keras")  # fmt: skip
+    fails(result, "--batches", "neither a number of batches nor 'all'")
+
+
+def test_a_form_that_the_method_does_not_know(run, good, tmp_path):
+    result = run("widen", good / "net.keras", "hidden=8", "--method", "zeros", "--form", "inverse",
+                 "-o", tmp_path / "o.keras")  # fmt: skip
+    fails(result, "zeros", "form")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,10 @@ from keras_grow.tools.errors import EXIT_CODES_HELP
 from keras_grow.tools.modelfile import check_output
 from keras_grow.tools.options import MODEL_FILE, common_options, model_options, start_backend
 from keras_grow.tools.surgery import (
-    data_options,
+    batch_count,
+    growth_options,
     load_for_surgery,
+    method_option,
     output_options,
     print_new_layers,
     print_outcome,
@@ -43,11 +45,12 @@ Examples:
     help="Units or filters of the new layer, or how much wider a bridge becomes that is there.",
 )  # fmt: skip
 @click.option("--activation", default="relu", show_default=True, help="Of the new layer.")
-@click.option(
-    "--method", default=None,
-    help="How the new weights are chosen. Default: gradmax with --data, random without.",
-)  # fmt: skip
-@data_options
+@method_option(
+    None,
+    "Default: gradmax with --data, random without. There are no neurons to split where the layer "
+    "is new.",
+)
+@growth_options
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True,
     help="Seed of the new weights.",
@@ -57,7 +60,8 @@ Examples:
 @common_options
 def command(
     model: Path, after: str, before: str, width: int, activation: str, method: str | None,
-    data: Path | None, loss: str | None, seed: int, output: Path, force: bool,
+    form: str, batches: int | str, data: Path | None, loss: str | None, seed: int,
+    output: Path, force: bool,
 ) -> None:  # fmt: skip
     """Grow a new hidden layer between two layers of the model in the file MODEL.
 
@@ -81,6 +85,8 @@ def command(
         method=method or ("random" if batch is None else "gradmax"),
         data=batch,
         seed=seed,
+        form=form,
+        batches=batch_count(batches),
     )
     report = save_if_same(old, bridged, model, output, force, seed)
     print_new_layers(old, bridged)

@@ -13,8 +13,10 @@ from keras_grow.tools.errors import EXIT_CODES_HELP
 from keras_grow.tools.modelfile import check_output
 from keras_grow.tools.options import MODEL_FILE, common_options, model_options, start_backend
 from keras_grow.tools.surgery import (
-    data_options,
+    batch_count,
+    growth_options,
     load_for_surgery,
+    method_option,
     output_options,
     print_outcome,
     print_wider_layers,
@@ -77,7 +79,8 @@ alone_option = click.option(
 Examples:
   keras-grow widen model.keras conv_1=96 -o wider.keras
   keras-grow widen model.keras conv_1=96 block/dense=256 -o wider.keras --seed 1
-  keras-grow widen model.keras conv_1=96 -o wider.keras --method gradmax --data batch.npz
+  keras-grow widen model.keras conv_1=96 -o wider.keras --method gradmax \\
+      --data batch.npz --batches all
   keras-grow widen model.keras conv_1=96 -o model.keras --force
 
 {EXIT_CODES_HELP}"""
@@ -87,11 +90,8 @@ Examples:
     "widths", metavar="LAYER=WIDTH...", type=LayerWidth(), nargs=-1, required=True,
     callback=no_repeats,
 )  # fmt: skip
-@click.option(
-    "--method", default="random", show_default=True,
-    help="How the new channels' weights are chosen; gradmax needs --data.",
-)  # fmt: skip
-@data_options
+@method_option("random", "All but random, split and zeros look at gradients and need --data.")
+@growth_options
 @alone_option
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True,
@@ -101,8 +101,8 @@ Examples:
 @model_options
 @common_options
 def command(
-    model: Path, widths: dict[str, int], method: str, data: Path | None, loss: str | None,
-    alone: bool, seed: int, output: Path, force: bool,
+    model: Path, widths: dict[str, int], method: str, form: str, batches: int | str,
+    data: Path | None, loss: str | None, alone: bool, seed: int, output: Path, force: bool,
 ) -> None:  # fmt: skip
     """Widen layers of the model in the file MODEL and save the result as OUT.
 
@@ -118,7 +118,16 @@ def command(
     before = load_for_surgery(model, loss)
     import keras_grow as kg
 
-    after = kg.widen(before, widths, method=method, data=batch, seed=seed, alone=alone)
+    after = kg.widen(
+        before,
+        widths,
+        method=method,
+        data=batch,
+        seed=seed,
+        form=form,
+        alone=alone,
+        batches=batch_count(batches),
+    )
     report = save_if_same(before, after, model, output, force, seed)
     print_wider_layers(before, after)
     print_outcome(before, after, report, output)
