@@ -1,0 +1,370 @@
+"""How do runs compare, and what did growing bring?"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from keras_grow.errors import GrowthError, check_whole, nearest
+from keras_grow.logs.runs import Growth, Run, Series
+from keras_grow.tools.figures.axes import XAxis, changes, evenly, smoothed
+from keras_grow.tools.figures.theme import NEUTRAL, Look, dress, empty, plural, shortened, text
+from keras_grow.tools.figures.timeline import describe, legend_place, metric_of
+
+#: Values whose mean stands for the metric at one time.
+_WINDOW = 20
+_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "pentagon", "hexagon")
+_GAINS = 3_000
+
+
+def _known(runs: list[Run], metric: str) -> dict[str, Series]:
+    """The metric of every run that has it.
+
+    Raises:
+        GrowthError: none has, and some other that they have may be meant.
+    """
+    found = {run.name: metric_of(run, metric) for run in runs}
+    tags = sorted({tag for run in runs for tag in run.scalars})
+    if tags and metric not in tags and metric != "loss":
+        raise GrowthError(
+            f"No run has logged '{shortened(metric, 100)}'. {nearest(metric, tags)} "
+            f"Received: metric={metric!r}"
+        )
+    return {name: one for name, one in found.items() if one is not None and len(one)}
+
+
+def _level(series: Series, step: float, window: int = _WINDOW) -> float:
+    """Mean of the last finite values up to a step."""
+    end = int(np.searchsorted(series.steps, step, side="right"))
+    values = series.values[max(end - window, 0) : end]
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if len(values) else math.nan
+
+
+def tradeoff(
+    runs: Iterable[Run],
+    metric: str = "loss",
+    *,
+    x: str = "parameters",
+    smoothing: float = 0.0,
+    log: bool = False,
+    theme: str = "light",
+    among: Iterable[str] | None = None,
+) -> go.Figure:
+    """A metric against what it cost, of all runs: small marks before each growth, the end large.
+
+    Args:
+        runs, metric, theme, among: as of `timeline`.
+        x: the cost: "parameters", or "flops", "time", "step".
+        smoothing: 0 to 1, as TensorBoard's; for 0 the mean of the last 20 values is taken.
+        log: whether both axes are logarithmic.
+
+    Raises:
+        GrowthError: no run has that metric, or an option is none that there is.
+    """
+    look = Look(x, smoothing, log, theme, among)
+    runs = list(runs)
+    axis = XAxis.of(x, runs)
+    title = f"{metric} against {_cost(x)}"
+    series = _known(runs, metric)
+    if not series:
+        return empty(f"No run has logged '{shortened(metric, 60)}' yet.", look, title)
+    styles = look.styles(run.name for run in runs)
+    traces, ends, unknown = [], [], []
+    for run in runs:
+        if run.name not in series:
+            unknown.append(run.name)
+            continue
+        one, style = series[run.name], styles[run.name]
+        values = smoothed(one.values, smoothing)
+        eased = Series(one.steps, one.times, values)
+        grown = changes(run)
+        grown = [grown[i] for i in evenly(len(grown), 200)]
+        steps = np.array([*(g.step for g in grown), one.steps[-1]], float)
+        steps = steps[steps >= one.steps[0]]
+        heights = np.array([_level(eased, s, 1 if smoothing else _WINDOW) for s in steps])
+        places = axis.steps(run, steps)
+        if not np.isfinite(places).any():
+            unknown.append(run.name)
+            continue
+        name = text(run.name, 32)
+        sizes = np.full(len(steps), 6, np.int16)
+        sizes[-1] = 13
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "x": places,
+                "y": heights,
+                "customdata": steps,
+                "line": {"color": style.color, "dash": style.dash, "width": 1.5},
+                "marker": {
+                    "color": style.color,
+                    "size": sizes,
+                    "opacity": 1,
+                    "line": {"width": 1, "color": "#ffffff"},
+                },
+                "name": name,
+                "hovertemplate": f"<b>{name}</b><br>step %{{customdata:,d}}<br>"
+                f"{text(metric, 30)} %{{y:.4g}}<br>{_cost(x)} %{{x:.4~s}}<extra></extra>",
+                "meta": {"run": run.name, "what": "tradeoff"},
+            }
+        )
+        ends.append((float(places[-1]), float(heights[-1]), run.name))
+    if not traces:
+        return empty(f"These runs do not tell of their {_cost(x)}.", look, title)
+    figure = go.Figure(traces)
+    if len(ends) <= 8:
+        for place, height, name in ends:
+            figure.add_annotation(
+                x=math.log10(place) if log and place > 0 else place,
+                y=math.log10(height) if log and height > 0 else height,
+                text=text(name, 24),
+                xanchor="right",
+                yanchor="bottom",
+                xshift=-6,
+                yshift=6,
+            )
+    notes = ["Small marks are the model just before a growth, large ones at the end."]
+    if unknown:
+        notes.append(f"Not shown, for want of data: {_list(unknown)}.")
+    dress(figure, look, title, notes, 480, legend=legend_place(len(traces), -0.16))
+    figure.update_xaxes(axis.layout)
+    figure.update_yaxes(title={"text": text(metric, 30)})
+    if log:
+        figure.update_xaxes(type="log")
+        figure.update_yaxes(type="log")
+    return figure
+
+
+def _cost(x: str) -> str:
+    return {"parameters": "parameters", "flops": "FLOPs", "time": "time", "step": "steps"}[x]
+
+
+def _list(names: list[str]) -> str:
+    shown = ", ".join(shortened(name, 30) for name in names[:4])
+    return shown + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+# --- gain --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What a growth brought.
+
+    Attributes:
+        run: its name.
+        growth: the growth.
+        method: what chose the new weights; several joined by commas.
+        steps: training steps after it that were looked at, up to the next growth.
+        before, after: the metric, as means over the windows that end there.
+        slope_before, slope_after: change of the metric a step, by least squares, over as many
+            steps before and after.
+    """
+
+    run: str
+    growth: Growth
+    method: str
+    steps: int
+    before: float
+    after: float
+    slope_before: float
+    slope_after: float
+
+    @property
+    def change(self) -> float:
+        """The metric after, against that before, as a part of it."""
+        return (self.after - self.before) / abs(self.before) if self.before else math.nan
+
+
+def gains(run: Run, metric: str = "loss", steps: int = 100) -> list[Gain]:
+    """What each growth of a run brought within `steps` training steps, or up to the next one."""
+    series = metric_of(run, metric)
+    if series is None or len(series) < 2:
+        return []
+    found = []
+    grown = [g for g in changes(run) if g.sites]
+    ends = [g.step for g in grown[1:]] + [int(series.steps[-1])]
+    starts = [int(series.steps[0]) - 1] + [g.step for g in grown[:-1]]
+    for growth, start, end in zip(grown, starts, ends, strict=True):
+        after = min(steps, end - growth.step)
+        before = min(after, growth.step - start)
+        inside = slice(*np.searchsorted(series.steps, [growth.step, growth.step + after], "right"))
+        earlier = slice(
+            *np.searchsorted(series.steps, [growth.step - before, growth.step], "right")
+        )
+        if inside.stop - inside.start < 2 or earlier.stop - earlier.start < 2:
+            continue
+        window = max(min(_WINDOW, (inside.stop - inside.start) // 2), 1)
+        found.append(
+            Gain(
+                run=run.name,
+                growth=growth,
+                method=", ".join(growth.methods) or "unknown",
+                steps=after,
+                before=_level(series, growth.step, window),
+                after=_level(series, growth.step + after, window),
+                slope_before=_slope(series, earlier),
+                slope_after=_slope(series, inside),
+            )
+        )
+    return [g for g in found if math.isfinite(g.before) and math.isfinite(g.after)]
+
+
+def _slope(series: Series, part: slice) -> float:
+    steps, values = series.steps[part].astype(float), series.values[part]
+    good = np.isfinite(values)
+    if good.sum() < 2 or np.ptp(steps[good]) == 0:
+        return math.nan
+    return float(np.polyfit(steps[good] - steps[good][0], values[good], 1)[0])
+
+
+def gain(
+    runs: Iterable[Run],
+    metric: str = "loss",
+    *,
+    steps: int = 100,
+    x: str = "step",
+    smoothing: float = 0.0,
+    log: bool = False,
+    theme: str = "light",
+    among: Iterable[str] | None = None,
+) -> go.Figure:
+    """What each growth brought, by method: the metric before and after, and its slopes.
+
+    Args:
+        runs, metric, theme, among: as of `timeline`.
+        steps: training steps after a growth that are looked at, or fewer up to the next growth.
+        x: what the left part is drawn over; marks tell the method.
+        smoothing, log: change nothing here: means and slopes are of the values as logged.
+
+    Raises:
+        GrowthError: no run has that metric, or an option is none that there is.
+    """
+    look = Look(x, smoothing, log, theme, among)
+    check_whole("steps", steps, 1)
+    runs = list(runs)
+    title = f"What growing brought: {metric} before, and {steps} steps after"
+    _known(runs, metric)
+    found = {run.name: gains(run, metric, steps) for run in runs}
+    total = sum(len(one) for one in found.values())
+    if not total:
+        return empty(f"No growth has been followed by '{shortened(metric, 60)}' yet.", look, title)
+    methods = list(dict.fromkeys(g.method for one in found.values() for g in one))
+    styles = look.styles(run.name for run in runs)
+    axis = XAxis.of(x, runs)
+    figure = make_subplots(rows=1, cols=2, horizontal_spacing=0.1, column_widths=[0.52, 0.48])
+    most = max(_GAINS // len(runs), 20)
+    traces: list[dict] = []
+    shown = 0
+    for run in runs:
+        own = [found[run.name][i] for i in evenly(len(found[run.name]), most)]
+        shown += len(own)
+        named = False
+        for method in methods:
+            those = [g for g in own if g.method == method]
+            if not those:
+                continue
+            hover = [_told(run, g, metric) for g in those]
+            common = {
+                "type": "scatter",
+                "mode": "markers",
+                "marker": {
+                    "symbol": _SYMBOLS[methods.index(method) % len(_SYMBOLS)],
+                    "color": styles[run.name].color,
+                    "size": 9,
+                    "opacity": 0.85,
+                    "line": {"width": 1, "color": "#ffffff"},
+                },
+                "customdata": [[g.growth.step] for g in those],
+                "hovertext": hover,
+                "hovertemplate": "%{hovertext}<extra></extra>",
+                "legendgroup": text(run.name, 400),
+                "name": text(run.name, 32),
+            }
+            traces.append(
+                {
+                    **common,
+                    "x": axis.growths(run, [g.growth for g in those]),
+                    "y": [100 * g.change for g in those],
+                    "showlegend": not named,
+                    "meta": {"run": run.name, "what": "change", "method": method},
+                }
+            )
+            named = True
+            traces.append(
+                {
+                    **common,
+                    "x": [100 * g.slope_before for g in those],
+                    "y": [100 * g.slope_after for g in those],
+                    "xaxis": "x2",
+                    "yaxis": "y2",
+                    "showlegend": False,
+                    "meta": {"run": run.name, "what": "slopes", "method": method},
+                }
+            )
+    figure.add_traces(traces)
+    if len(methods) > 1:
+        figure.add_traces([_key(m, i) for i, m in enumerate(methods)])
+    slopes = [
+        v
+        for one in found.values()
+        for g in one
+        for v in (100 * g.slope_before, 100 * g.slope_after)
+        if math.isfinite(v)
+    ]
+    if slopes:
+        low, high = min(*slopes, 0.0), max(*slopes, 0.0)
+        figure.add_shape(
+            type="line", x0=low, y0=low, x1=high, y1=high, xref="x2", yref="y2",
+            line={"color": NEUTRAL, "width": 1, "dash": "dash"}, layer="below",
+        )  # fmt: skip
+        figure.add_annotation(
+            x=high, y=low, xref="x2", yref="y2", xanchor="right", yanchor="bottom",
+            text="falls faster after the growth",
+        )  # fmt: skip
+    notes = [_medians(found, methods, metric)]
+    if shown < total:
+        notes.append(f"{shown:,} of {plural(total, 'growth')} are shown.")
+    dress(
+        figure, look, title, notes, 460,
+        legend=legend_place(len(runs) + (len(methods) if len(methods) > 1 else 0), -0.18),
+    )  # fmt: skip
+    figure.update_xaxes(axis.layout, col=1)
+    figure.update_yaxes(title={"text": f"Change of {text(metric, 24)}"}, ticksuffix=" &#37;", col=1)
+    per = f"{text(metric, 24)} per 100 steps"
+    figure.update_xaxes(title={"text": f"{per}, before"}, col=2)
+    figure.update_yaxes(title={"text": f"{per}, after"}, col=2)
+    return figure
+
+
+def _told(run: Run, one: Gain, metric: str) -> str:
+    return (
+        f"{describe(run, one.growth)}<br>{text(metric, 30)} {one.before:.4g} → {one.after:.4g} "
+        f"in {one.steps:,} steps ({100 * one.change:+.1f} &#37;)"
+    )
+
+
+def _medians(found: dict[str, list[Gain]], methods: list[str], metric: str) -> str:
+    parts = []
+    for method in methods[:4]:
+        changed = [g.change for one in found.values() for g in one if g.method == method]
+        parts.append(f"{100 * float(np.nanmedian(changed)):+.1f}% by {shortened(method, 30)}")
+    return f"Median change of {shortened(metric, 30)}: {', '.join(parts)}."
+
+
+def _key(method: str, index: int) -> dict:
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "x": [None],
+        "y": [None],
+        "marker": {"symbol": _SYMBOLS[index % len(_SYMBOLS)], "size": 9, "color": NEUTRAL},
+        "name": text(method, 30),
+        "hoverinfo": "skip",
+        "meta": {"what": "key", "method": method},
+    }

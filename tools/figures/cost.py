@@ -1,0 +1,233 @@
+"""What did growing cost?"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from keras_grow.logs.runs import Growth, Run
+from keras_grow.tools.figures.axes import XAxis, evenly
+from keras_grow.tools.figures.theme import Look, count, dress, empty, plural, text
+from keras_grow.tools.figures.timeline import legend_place
+
+#: Always the same colour for the same work, in the order in which it is done.
+PHASES = {
+    "survey": "#667b9c",
+    "data": "#10a2b6",
+    "plan": "#70a13b",
+    "statistics": "#a250e9",
+    "choice": "#e52592",
+    "verification": "#c58700",
+    "surgery": "#e8710a",
+}
+_OTHER = "#7f858c"
+_BARS, _GROUPS = 400, 40
+
+
+def costs(
+    runs: Iterable[Run],
+    *,
+    x: str = "step",
+    smoothing: float = 0.0,
+    log: bool = False,
+    theme: str = "light",
+    among: Iterable[str] | None = None,
+) -> go.Figure:
+    """Seconds of every growth by what was done, and what it made of parameters and FLOPs.
+
+    Of one run every growth is a bar. Of several, the upper part shows the mean growth of each.
+
+    Args:
+        runs, theme, among: as of `timeline`.
+        x: what labels the growths of one run, and the axis of the lower parts of several.
+        log: whether the axes of parameters and FLOPs are logarithmic.
+        smoothing: changes nothing here.
+    """
+    look = Look(x, smoothing, log, theme, among)
+    runs = list(runs)
+    title = "Cost of growing"
+    timed = [run for run in runs if run.growths]
+    if not timed:
+        return empty("No growth has been logged yet.", look, title)
+    figure = _one(timed[0], look) if len(timed) == 1 else _several(timed, look)
+    if log:
+        figure.update_yaxes(type="log", row=2)
+        figure.update_yaxes(type="log", row=3)
+    return figure
+
+
+def _phases(growths: list[Growth]) -> list[str]:
+    known = {phase for growth in growths for phase in growth.seconds}
+    return [p for p in PHASES if p in known] + sorted(known - set(PHASES))
+
+
+def _grid(heights: list[float], shared: bool) -> go.Figure:
+    return make_subplots(
+        rows=3,
+        cols=1,
+        shared_xaxes=shared,
+        vertical_spacing=0.06 if shared else 0.1,
+        row_heights=heights,
+    )
+
+
+def _one(run: Run, look: Look) -> go.Figure:
+    figure = _grid([0.5, 0.25, 0.25], True)
+    kept = evenly(len(run.growths), _BARS)
+    growths = [run.growths[i] for i in kept]
+    axis = XAxis.of(look.x, [run])
+    numbers = np.arange(1, len(growths) + 1)
+    labels = [axis.label(value) for value in axis.growths(run, growths)]
+    for phase in _phases(growths):
+        figure.add_trace(
+            {
+                "type": "bar",
+                "x": numbers,
+                "y": [g.seconds.get(phase, 0.0) for g in growths],
+                "name": text(phase, 30),
+                "marker": {"color": PHASES.get(phase, _OTHER), "line": {"width": 0}},
+                "customdata": [[g.step] for g in growths],
+                "hovertemplate": f"{text(phase, 30)}: %{{y:.3~g}} s<br>step "
+                "%{customdata[0]:,d}<extra></extra>",
+                "meta": {"run": run.name, "what": "seconds", "phase": phase},
+            },
+            row=1,
+            col=1,
+        )
+    color = look.styles([run.name])[run.name].color
+    for row, what, word in ((2, "parameters", "parameters"), (3, "flops", "FLOPs")):
+        before = np.array([getattr(g, f"{what}_before") for g in growths], float)
+        after = np.array([getattr(g, f"{what}_after") for g in growths], float)
+        hover = [
+            f"step {g.step:,}<br>{count(b)} → {count(a)} {word}<br>{_part(b, a)}"
+            for g, b, a in zip(growths, before, after, strict=True)
+        ]
+        common = {
+            "type": "bar",
+            "x": numbers,
+            "hovertext": hover,
+            "hovertemplate": "%{hovertext}<extra></extra>",
+        }
+        for name, height, base, shade, group in (
+            ("before", np.minimum(before, after), np.zeros(len(before)), 0.35, "before"),
+            ("added", np.abs(after - before), np.minimum(before, after), 1.0, "added"),
+        ):
+            figure.add_trace(
+                {
+                    **common,
+                    "y": height,
+                    "base": base,
+                    "name": f"{name} the growth" if name == "before" else "by the growth",
+                    "opacity": shade,
+                    "marker": {"color": color, "line": {"width": 0}},
+                    "legendgroup": group,
+                    "showlegend": row == 2,
+                    "meta": {"run": run.name, "what": what, "part": group},
+                },
+                row=row,
+                col=1,
+            )
+    total = sum(sum(g.seconds.values()) for g in run.growths)
+    notes = [f"{plural(len(run.growths), 'growth')} took {seconds(total)} in all."]
+    if len(growths) < len(run.growths):
+        notes.append(f"{len(growths):,} of {len(run.growths):,} are shown.")
+    dress(
+        figure, look, f"Cost of growing {run.name}", notes, 600,
+        barmode="stack", bargap=0.25, legend=legend_place(3, -0.12),
+    )  # fmt: skip
+    shown = evenly(len(growths), 12)
+    figure.update_xaxes(
+        tickvals=numbers[shown], ticktext=[labels[i] for i in shown], showgrid=False
+    )
+    figure.update_xaxes(
+        title={"text": f"Growths, by {axis.title[0].lower()}{axis.title[1:]}"}, row=3
+    )
+    figure.update_yaxes(title={"text": "Seconds"}, row=1)
+    figure.update_yaxes(title={"text": "Parameters"}, tickformat="~s", row=2)
+    figure.update_yaxes(title={"text": "FLOPs"}, tickformat="~s", row=3)
+    return figure
+
+
+def _several(runs: list[Run], look: Look) -> go.Figure:
+    order = list(reversed(runs))[:_GROUPS]
+    figure = _grid([0.3 + 0.012 * len(order), 0.3, 0.3], False)
+    axis = XAxis.of(look.x, runs)
+    styles = look.styles(run.name for run in runs)
+    growths = [growth for run in runs for growth in run.growths]
+    places = np.arange(len(order))
+    for phase in _phases(growths):
+        means = [np.mean([g.seconds.get(phase, 0.0) for g in run.growths]) for run in order]
+        figure.add_trace(
+            {
+                "type": "bar",
+                "orientation": "h",
+                "y": places,
+                "x": means,
+                "name": text(phase, 30),
+                "marker": {"color": PHASES.get(phase, _OTHER), "line": {"width": 0}},
+                "hovertext": [text(run.name, 40) for run in order],
+                "hovertemplate": f"<b>%{{hovertext}}</b><br>{text(phase, 30)}: %{{x:.3~g}} s a "
+                "growth<extra></extra>",
+                "meta": {"what": "seconds", "phase": phase},
+            },
+            row=1,
+            col=1,
+        )
+    for row, what, word in ((2, "parameters", "parameters"), (3, "flops", "FLOPs")):
+        for run in runs:
+            style = styles[run.name]
+            own = run.growths
+            at = axis.growths(run, own)
+            sizes = np.array([getattr(g, f"{what}_before") for g in own[:1]], float)
+            sizes = np.append(sizes, [getattr(g, f"{what}_after") for g in own])
+            name = text(run.name, 32)
+            figure.add_trace(
+                {
+                    "type": "scatter",
+                    "mode": "lines+markers" if len(own) <= 60 else "lines",
+                    "x": np.append(axis.steps(run, np.zeros(1)), at),
+                    "y": sizes,
+                    "line": {
+                        "shape": "hv", "color": style.color, "dash": style.dash, "width": 2,
+                    },
+                    "marker": {"color": style.color, "size": 5},
+                    "name": name,
+                    "legendgroup": text(run.name, 400),
+                    "showlegend": row == 2,
+                    "hovertemplate": f"<b>{name}</b><br>%{{y:.4~s}} {word}<extra></extra>",
+                    "meta": {"run": run.name, "what": what},
+                },
+                row=row,
+                col=1,
+            )  # fmt: skip
+    notes = ["Seconds are those of a mean growth of each run."]
+    if len(order) < len(runs):
+        notes.append(f"{len(order)} of {len(runs)} runs are shown there.")
+    dress(
+        figure, look, "Cost of growing", notes, 600 + 18 * len(order),
+        barmode="stack", bargap=0.3, legend=legend_place(9, -0.12),
+    )  # fmt: skip
+    figure.update_yaxes(
+        tickvals=places, ticktext=[text(run.name, 28) for run in order], showgrid=False, row=1
+    )
+    figure.update_xaxes(title={"text": "Seconds of one growth"}, row=1)
+    figure.update_xaxes(axis.layout, row=2)
+    figure.update_xaxes(axis.layout, row=3)
+    figure.update_xaxes(title={"text": ""}, row=2)
+    figure.update_yaxes(title={"text": "Parameters"}, tickformat="~s", row=2)
+    figure.update_yaxes(title={"text": "FLOPs"}, tickformat="~s", row=3)
+    return figure
+
+
+def _part(before: float, after: float) -> str:
+    return f"{100 * (after - before) / before:+.1f} &#37;" if before else ""
+
+
+def seconds(value: float) -> str:
+    """A duration: `0.42 s`, `12 s`, `3 min 20 s`, `2 h 5 min`."""
+    if value < 60:
+        return f"{value:.2g} s" if value < 10 else f"{value:.0f} s"
+    if value < 3600:
+        return f"{int(value // 60)} min {int(value % 60)} s"
+    return f"{int(value // 3600):,} h {int(value % 3600 // 60)} min"

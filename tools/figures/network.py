@@ -1,0 +1,622 @@
+"""The network itself, drawn: every layer as wide as it is, at any of its growths."""
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import plotly.graph_objects as go
+
+from keras_grow.logs.networks import Node
+from keras_grow.logs.runs import Run
+from keras_grow.tools.figures.axes import changes, evenly
+from keras_grow.tools.figures.layout import Route, arrange
+from keras_grow.tools.figures.theme import (
+    ACCENT,
+    NEUTRAL,
+    Look,
+    dress,
+    empty,
+    shortened,
+    text,
+)
+from keras_grow.tools.figures.widths import Widths
+
+#: Steps of the slider, and nodes that are drawn at all.
+_FRAMES, _NODES = 60, 1_500
+
+_NORMALIZING = re.compile(r"Normalization$|^PReLU$")
+#: What the colours of bars mean, by number.
+_COLORS = (NEUTRAL, "#667b9c", "#10a2b6", ACCENT, "#e52592")
+_WORDS = ("cannot grow", "as at the start", "grown earlier", "grown at this step", "new layer")
+_FIXED, _SAME, _EARLIER, _NOW, _NEW = range(5)
+
+
+@dataclass
+class _Group:
+    """A layer with what follows it and only passes its channels on.
+
+    Attributes:
+        path, kind: of the layer.
+        followers: the kinds that follow.
+        merges: whether it joins several, or has no weights: such are drawn thin.
+    """
+
+    path: str
+    kind: str
+    followers: list[str] = field(default_factory=list)
+    merges: bool = False
+
+
+def network(
+    run: Run,
+    step: int | None = None,
+    *,
+    slider: bool = True,
+    x: str = "step",
+    smoothing: float = 0.0,
+    log: bool = False,
+    theme: str = "light",
+    among: Iterable[str] | None = None,
+) -> go.Figure:
+    """The layers of a network from top to bottom, each a bar as long as the root of its width.
+
+    Normalization, activations and the like are drawn with the layer that they follow.
+
+    Args:
+        run: with its networks, and its widths or the sites of its steps.
+        step: training step at which it is shown; its last for None.
+        slider: whether the figure has a frame for every growth (up to 60 of them), a slider and a
+            button that plays them. The frames' names are the steps.
+        log: whether bars are as long as the logarithm of widths.
+        theme: "light" or "dark".
+        x, smoothing, among: change nothing here.
+    """
+    look = Look(x, smoothing, log, theme, among)
+    title = f"The network of {shortened(run.name, 50)}"
+    if not run.networks or not any(one.nodes for one in run.networks):
+        return empty("This run has not logged what its network looks like.", look, title)
+    story = _Story(run)
+    if len(story.groups) > _NODES:
+        return empty(
+            f"The network has {len(story.groups):,} layers, more than can be drawn ({_NODES:,}).",
+            look,
+            title,
+        )
+    return _Drawing(story, look).figure(title, step, slider)
+
+
+# --- what there is at which step ----------------------------------------------------------------
+
+
+class _Story:
+    """A run's networks as one graph, and how wide its layers were at each step.
+
+    Attributes:
+        groups: what is drawn.
+        edges: between groups, of all versions.
+        steps: 0 and all steps at which something grew.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.versions = sorted((n for n in run.networks if n.nodes), key=lambda n: n.step)
+        index: dict[str, int] = {}
+        nodes: list[Node] = []
+        links: list[tuple[int, int]] = []
+        self._links: list[set[tuple[int, int]]] = []
+        for version in self.versions:
+            own = []
+            for node in version.nodes:
+                if node.path not in index:
+                    index[node.path] = len(nodes)
+                    nodes.append(node)
+                own.append(index[node.path])
+            good = [
+                (own[a], own[b])
+                for a, b in version.edges
+                if 0 <= a < len(own) and 0 <= b < len(own) and own[a] != own[b]
+            ]
+            self._links.append(set(good))
+            links += good
+        links = list(dict.fromkeys(links))
+        self.groups, self._group_of = _folded(nodes, links)
+        self._nodes_of: list[dict[str, Node]] = [
+            {node.path: node for node in version.nodes} for version in self.versions
+        ]
+        self.edges = list(
+            dict.fromkeys(
+                (self._group_of[a], self._group_of[b])
+                for a, b in links
+                if self._group_of[a] != self._group_of[b]
+            )
+        )
+        self.widths = Widths(run)
+        grown = [g.step for g in changes(run) if g.sites]
+        inserted = [v.step for v in self.versions[1:]]
+        self.steps = sorted({0, *grown, *inserted})
+
+    def version(self, step: int) -> int:
+        """Number of the network as it was after what grew at `step`."""
+        there = [i for i, one in enumerate(self.versions) if one.step <= step]
+        return there[-1] if there else 0
+
+    def edges_at(self, step: int) -> set[tuple[int, int]]:
+        """Edges between groups in the network of that time."""
+        return {
+            (self._group_of[a], self._group_of[b])
+            for a, b in self._links[self.version(step)]
+            if self._group_of[a] != self._group_of[b]
+        }
+
+    def grows(self, path: str) -> bool:
+        """Whether it could grow in any version."""
+        return any(path in own and own[path].site is not None for own in self._nodes_of)
+
+    def table(self, steps: list[int]) -> np.ndarray:
+        """Channels of every group after each of `steps`, (steps, groups); NaN for none known.
+
+        0 where a layer was not there yet.
+        """
+        known = set(self.widths.names)
+        now = {site: self.widths.at(site, np.array(steps, float)) for site in known}
+        table = np.zeros((len(steps), len(self.groups)))
+        for row, step in enumerate(steps):
+            version = self.version(step)
+            own = self._nodes_of[version]
+            for column, group in enumerate(self.groups):
+                node = own.get(group.path)
+                if node is None:
+                    continue
+                width = math.nan if node.width is None else float(node.width)
+                if node.site in known:
+                    # By the site's widths, of which this may be a multiple.
+                    then = self._width(node.site, self.versions[version].step)
+                    if then and math.isfinite(now[node.site][row]):
+                        width = round(width * now[node.site][row] / then)
+                table[row, column] = width
+        return table
+
+    def _width(self, site: str, step: int) -> float:
+        width = float(self.widths.at(site, np.array([step]))[0])
+        return width if math.isfinite(width) else self.widths.first(site)
+
+
+def _folded(nodes: list[Node], links: list[tuple[int, int]]) -> tuple[list[_Group], list[int]]:
+    """Groups of nodes, and the group of each node."""
+    before: list[set[int]] = [set() for _ in nodes]
+    for source, target in links:
+        before[target].add(source)
+    group_of = [-1] * len(nodes)
+    groups: list[_Group] = []
+
+    def visit(number: int) -> int:
+        # Predecessors may stand behind in the list: of layers that were inserted later.
+        stack = [number]
+        while stack:
+            at = stack[-1]
+            node, sources = nodes[at], before[at]
+            passing = not node.parameters or _NORMALIZING.search(node.kind)
+            if group_of[at] >= 0:
+                stack.pop()
+            elif passing and len(sources) == 1:
+                (source,) = sources
+                if group_of[source] >= 0:
+                    groups[group_of[source]].followers.append(node.kind)
+                    group_of[at] = group_of[source]
+                    stack.pop()
+                elif source in stack:  # a circle
+                    groups.append(_Group(node.path, node.kind, merges=True))
+                    group_of[at] = len(groups) - 1
+                    stack.pop()
+                else:
+                    stack.append(source)
+            else:
+                groups.append(_Group(node.path, node.kind, merges=bool(passing)))
+                group_of[at] = len(groups) - 1
+                stack.pop()
+        return group_of[number]
+
+    for number in range(len(nodes)):
+        visit(number)
+    return groups, group_of
+
+
+# --- the picture --------------------------------------------------------------------------------
+
+#: Rows, in units of one with a wide bar; halves of bars, and where labels begin, in lanes.
+_THIN_ROW, _HALF, _LABEL = 0.6, 0.42, 0.45
+_BLOCK = re.compile(
+    r"^(.*?(?:block|stage|layer|stack|module|cell|mixed|group|unit)_?\d+[a-z]?)(_\d+)?(?=[_/]|$)",
+    re.IGNORECASE,
+)
+
+
+class _Drawing:
+    def __init__(self, story: _Story, look: Look) -> None:
+        self.story, self.look = story, look
+        self.layout = arrange(len(story.groups), story.edges)
+        self.lanes = max(self.layout.lanes) + 1
+        ranks = max(self.layout.ranks) + 1
+        thin = [True] * ranks
+        for group, rank in zip(story.groups, self.layout.ranks, strict=True):
+            thin[rank] &= group.merges
+        heights = np.where(thin, _THIN_ROW, 1.0)
+        centres = np.cumsum(heights) - heights / 2
+        self.rows = -centres
+        self.y = -centres[np.array(self.layout.ranks)]
+        # Labels need room beside their bars, as long as there are few lanes.
+        self.labelled = self.lanes <= 3
+        self.pitch = 1.0 if self.lanes == 1 or not self.labelled else 1.75
+        self.x = np.array(self.layout.lanes) * self.pitch
+        self.height = float(heights.sum())
+        self.pixels = 26 if self.height <= 24 else 20 if self.height <= 45 else 16
+
+    def figure(self, title: str, step: int | None, slider: bool) -> go.Figure:
+        story = self.story
+        steps = story.steps
+        if step is None:
+            step = steps[-1]
+        notes = []
+        if slider:
+            kept = [steps[i] for i in evenly(len(steps), _FRAMES)]
+            if len(kept) < len(steps):
+                notes.append(f"{len(kept)} of {len(steps):,} steps can be shown.")
+            shown = max((i for i, one in enumerate(kept) if one <= step), default=0)
+        else:
+            kept, shown = [step], 0
+        around = sorted({*steps, *kept})
+        table = story.table(around)
+        index = {one: row for row, one in enumerate(around)}
+        start = self._start(table)
+        longest = self._length(np.nanmax(table, initial=1.0, where=np.isfinite(table)))
+        states = []
+        for number, one in enumerate(kept):
+            row = index[one]
+            earlier = index[kept[number - 1]] if slider and number else max(row - 1, 0)
+            if one not in steps:
+                earlier = row
+            states.append(self._state(table[row], table[earlier], start, longest, one))
+        edges = self._edges(story.edges_at(kept[shown]))
+        figure = go.Figure([edges, *self._bars(states[shown], start, longest), *self._keys(states)])
+        self._blocks(figure)
+        if not story.widths.names:
+            notes.append("Widths over time are not known; these are of the start.")
+        notes.append("Bars are as long as the root of the number of channels.")
+        if self.look.log:
+            notes[-1] = "Bars are as long as the logarithm of the number of channels."
+        below = 84 if slider and len(kept) > 1 else 16
+        dress(
+            figure,
+            self.look,
+            title,
+            notes,
+            int(self.height * self.pixels) + 90 + below,
+            barmode="overlay",
+            legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom"},
+        )
+        figure.layout.margin.update(l=16, r=16, b=below, t=figure.layout.margin.t + 28)
+        right = (self.lanes - 1) * self.pitch + (1.05 if self.labelled else 0.5)
+        left = -0.5 - 0.085 * (self.layout.depths + 1) - (0.42 if figure.layout.shapes else 0.0)
+        figure.update_xaxes(visible=False, range=[left, right], fixedrange=True)
+        figure.update_yaxes(visible=False, range=[-self.height - 0.2, 0.2], fixedrange=True)
+        for annotation in figure.layout.annotations:
+            annotation.x = left + 0.01
+        if slider and len(kept) > 1:
+            many = len(story.versions) > 1
+            figure.frames = [
+                self._frame(one, state, many) for one, state in zip(kept, states, strict=True)
+            ]
+            _controls(figure, kept, shown)
+        figure.layout.meta = {**figure.layout.meta, "steps": kept, "step": kept[shown]}
+        return figure
+
+    def _start(self, table: np.ndarray) -> np.ndarray:
+        """The first width of every group."""
+        there = table > 0
+        first = there.argmax(axis=0)
+        return np.where(there.any(axis=0), table[first, np.arange(table.shape[1])], 0.0)
+
+    def _length(self, widths: np.ndarray | float) -> np.ndarray:
+        widths = np.maximum(np.nan_to_num(np.asarray(widths, float), nan=1.0), 0.0)
+        return np.log1p(widths) if self.look.log else np.sqrt(widths)
+
+    def _state(
+        self, now: np.ndarray, before: np.ndarray, start: np.ndarray, longest: np.ndarray, step: int
+    ) -> dict:
+        grows = np.array([self.story.grows(group.path) for group in self.story.groups])
+        there = ~(now == 0)
+        added = np.where(np.isfinite(now) & np.isfinite(before), now - before, 0)
+        colors = np.where(grows, _SAME, _FIXED)
+        colors[there & (now > start)] = _EARLIER
+        colors[there & (added > 0)] = _NOW
+        colors[there & (before == 0) & (added > 0)] = _NEW
+        half = _HALF * self._length(now) / longest
+        labels = []
+        for number, group in enumerate(self.story.groups):
+            if not there[number] or not self._has_label(group):
+                labels.append("")
+                continue
+            words = text(self._name(group), 30)
+            if math.isfinite(now[number]):
+                words += f"  {now[number]:,.0f}"
+            if colors[number] == _NEW:
+                words += "  <b>new</b>"
+            elif added[number] > 0:
+                words += f"  <b>+{added[number]:,.0f}</b>"
+            labels.append(words)
+        return {
+            "base": self.x - half,
+            "x": 2 * half,
+            "colors": colors.astype(np.int16),
+            "customdata": np.stack([np.nan_to_num(now), added], axis=1).astype(np.int32),
+            "labels": labels,
+            "step": step,
+        }
+
+    def _has_label(self, group: _Group) -> bool:
+        return self.labelled and (not group.merges or self.height <= 24)
+
+    def _name(self, group: _Group) -> str:
+        return group.path
+
+    def _bars(self, state: dict, start: np.ndarray, longest: np.ndarray) -> list[dict]:
+        groups = self.story.groups
+        thickness = np.array([0.26 if group.merges else 0.66 for group in groups])
+        half = _HALF * self._length(start) / longest
+        hover = [
+            f"<b>{text(g.path, 50)}</b><br>{text(g.kind, 40)}"
+            + (f", then {text(', '.join(g.followers), 80)}" if g.followers else "")
+            for g in groups
+        ]
+        scale = [
+            [place, color]
+            for number, color in enumerate(_COLORS)
+            for place in (number / len(_COLORS), (number + 1) / len(_COLORS))
+        ]
+        common = {"type": "bar", "orientation": "h", "y": self.y, "width": thickness}
+        outer = {
+            **common,
+            "base": state["base"],
+            "x": state["x"],
+            "marker": {
+                "color": state["colors"],
+                "colorscale": scale,
+                "cmin": -0.5,
+                "cmax": len(_COLORS) - 0.5,
+                "line": {"width": 0},
+            },
+            "customdata": state["customdata"],
+            "hovertext": hover,
+            "hovertemplate": "%{hovertext}<br>%{customdata[0]:,d} channels "
+            "(%{customdata[1]:+,d} at this step)<extra></extra>",
+            "showlegend": False,
+            "meta": {"what": "layers", "paths": [shortened(g.path, 200) for g in groups]},
+        }
+        inner = {
+            **common,
+            "base": self.x - np.minimum(half, state_half(state)),
+            "x": 2 * np.minimum(half, state_half(state)),
+            "marker": {"color": "#667b9c", "line": {"width": 0}, "opacity": self._solid()},
+            "hoverinfo": "skip",
+            "showlegend": False,
+            "meta": {"what": "start"},
+        }
+        labels = {
+            "type": "scatter",
+            "mode": "text",
+            "x": self.x + _LABEL,
+            "y": self.y,
+            "text": state["labels"],
+            "textposition": "middle right",
+            "textfont": {"size": 12 if self.pixels >= 20 else 10.5},
+            "cliponaxis": False,
+            "hoverinfo": "skip",
+            "showlegend": False,
+            "meta": {"what": "labels"},
+        }
+        self._half = half
+        return [outer, inner, labels]
+
+    def _solid(self) -> np.ndarray:
+        return np.array([1.0 if self.story.grows(g.path) else 0.0 for g in self.story.groups])
+
+    def _frame(self, step: int, state: dict, edges: bool) -> dict:
+        inner = np.minimum(self._half, state_half(state))
+        data = [
+            {
+                "type": "bar",
+                "base": state["base"],
+                "x": state["x"],
+                "marker": {"color": state["colors"]},
+                "customdata": state["customdata"],
+            },
+            {"type": "bar", "base": self.x - inner, "x": 2 * inner},
+            {"type": "scatter", "text": state["labels"]},
+        ]
+        traces = [1, 2, 3]
+        if edges:
+            lines = self._edges(self.story.edges_at(step))
+            data.append({"type": "scatter", "x": lines["x"], "y": lines["y"]})
+            traces.append(0)
+        return {"name": str(step), "data": data, "traces": traces}
+
+    # --- edges ---------------------------------------------------------------------------------
+
+    def _edges(self, there: set[tuple[int, int]]) -> dict:
+        xs: list[np.ndarray] = []
+        ys: list[np.ndarray] = []
+        for route in self.layout.routes:
+            if (route.source, route.target) in there:
+                px, py = self._path(route)
+                xs += [px, np.array([np.nan])]
+                ys += [py, np.array([np.nan])]
+        return {
+            "type": "scatter",
+            "mode": "lines",
+            "x": np.concatenate(xs).round(4) if xs else [],
+            "y": np.concatenate(ys).round(4) if ys else [],
+            "line": {"color": NEUTRAL, "width": 1.3},
+            "connectgaps": False,
+            "hoverinfo": "skip",
+            "showlegend": False,
+            "meta": {"what": "edges", "count": len(xs) // 2},
+        }
+
+    def _path(self, route: Route) -> tuple[np.ndarray, np.ndarray]:
+        x0, x1 = self.x[route.source], self.x[route.target]
+        y0, y1 = self.y[route.source], self.y[route.target]
+        if route.way == "arc":
+            side = -0.5 - 0.085 * (route.depth + 1)
+            # A little below its source and above its target, where the next arc begins.
+            y0, y1 = y0 - 0.1, y1 + 0.1
+            bend_x, bend_y = 0.06, min(0.3, (y0 - y1) / 3)
+            return (
+                np.array([x0, side + bend_x, side + bend_x / 4, side, side, side + bend_x / 4,
+                          side + bend_x, x1]),
+                np.array([y0, y0, y0 - bend_y / 4, y0 - bend_y, y1 + bend_y, y1 + bend_y / 4,
+                          y1, y1]),
+            )  # fmt: skip
+        if x0 == x1:
+            return np.array([x0, x1]), np.array([y0, y1])
+        ranks = self.layout.ranks
+        t = np.linspace(0, 1, 12)
+        ease = t * t * (3 - 2 * t)
+        if route.way == "down":
+            bend_from, bend_to = self.rows[ranks[route.target] - 1], y1
+            curve_y = bend_from + (bend_to - bend_from) * t
+            return (
+                np.concatenate([[x0], x0 + (x1 - x0) * ease]),
+                np.concatenate([[y0], curve_y]),
+            )
+        bend_to = self.rows[ranks[route.source] + 1]
+        curve_y = y0 + (bend_to - y0) * t
+        return np.concatenate([x0 + (x1 - x0) * ease, [x1]]), np.concatenate([curve_y, [y1]])
+
+    # --- blocks and keys -----------------------------------------------------------------------
+
+    def _blocks(self, figure: go.Figure) -> None:
+        """A band behind every block of the trunk that names tell apart."""
+        trunk = sorted(
+            (rank, group.path)
+            for group, rank, lane in zip(
+                self.story.groups, self.layout.ranks, self.layout.lanes, strict=True
+            )
+            if lane == 0
+        )
+        shown = 0
+        for name, first, last in blocks([path for _, path in trunk]):
+            top, bottom = trunk[first][0], trunk[last][0]
+            above = self._edge_of(top, -1)
+            below = self._edge_of(bottom, 1)
+            shown += 1
+            figure.add_shape(
+                type="rect", xref="paper", yref="y", x0=0, x1=1, y0=above, y1=below,
+                layer="below", line={"width": 0},
+                fillcolor=f"rgba(127,133,140,{0.13 if shown % 2 else 0.05})",
+            )  # fmt: skip
+            figure.add_annotation(
+                text=text(name, 22), xref="x", yref="y", x=0, y=(above + below) / 2,
+                xanchor="left", yanchor="middle", font={"size": 11},
+            )  # fmt: skip
+
+    def _edge_of(self, rank: int, side: int) -> float:
+        """The height halfway to the next row."""
+        other = rank + side
+        if 0 <= other < len(self.rows):
+            return float((self.rows[rank] + self.rows[other]) / 2)
+        return float(self.rows[rank]) - 0.5 * side
+
+    def _keys(self, states: list[dict]) -> list[dict]:
+        used = {int(one) for state in states for one in state["colors"]}
+        if used & {_EARLIER, _NOW}:
+            used.add(_SAME)
+        return [
+            {
+                "type": "bar",
+                "x": [None],
+                "y": [None],
+                "name": _WORDS[number],
+                "marker": {"color": _COLORS[number]},
+                "hoverinfo": "skip",
+                "meta": {"what": "key"},
+            }
+            for number in sorted(used)
+        ]
+
+
+def state_half(state: dict) -> np.ndarray:
+    """Half the length of each bar."""
+    return np.asarray(state["x"]) / 2
+
+
+def blocks(paths: list[str]) -> list[tuple[str, int, int]]:
+    """Runs of two or more layers in a row whose names say that they are one block.
+
+    Returns:
+        The block's name, and the first and the last of its layers.
+    """
+
+    def keys(path: str) -> tuple[str, str]:
+        found = _BLOCK.match(path)
+        if found:
+            return found.group(0), found.group(1)
+        folder = path.rpartition("/")[0]
+        return folder, folder
+
+    both = [keys(path) for path in paths]
+    chosen: list[str] = []
+    for number, (long, short) in enumerate(both):
+        near = [both[i][0] for i in (number - 1, number + 1) if 0 <= i < len(both)]
+        chosen.append(long if long in near else short)
+    found = []
+    start = 0
+    for end in range(1, len(paths) + 1):
+        if end == len(paths) or chosen[end] != chosen[start]:
+            if chosen[start] and end - start > 1:
+                found.append((chosen[start], start, end - 1))
+            start = end
+    return found
+
+
+def _controls(figure: go.Figure, steps: list[int], shown: int) -> None:
+    at_once = {
+        "mode": "immediate",
+        "frame": {"duration": 0, "redraw": True},
+        "transition": {"duration": 0},
+    }
+    playing = {**at_once, "frame": {"duration": 600, "redraw": True}, "fromcurrent": False}
+    figure.update_layout(
+        sliders=[
+            {
+                "active": shown,
+                "x": 0.13,
+                "len": 0.87,
+                "y": 0,
+                "yanchor": "top",
+                "pad": {"t": 26, "b": 4},
+                "currentvalue": {"prefix": "Step ", "xanchor": "left"},
+                "steps": [
+                    {"label": f"{step:,}", "method": "animate", "args": [[str(step)], at_once]}
+                    for step in steps
+                ],
+            }
+        ],
+        updatemenus=[
+            {
+                "type": "buttons",
+                "direction": "left",
+                "showactive": False,
+                "x": 0,
+                "xanchor": "left",
+                "y": 0,
+                "yanchor": "top",
+                "pad": {"t": 40, "r": 8},
+                "buttons": [
+                    {"label": "Play", "method": "animate", "args": [None, playing]},
+                    {"label": "Pause", "method": "animate", "args": [[None], at_once]},
+                ],
+            }
+        ],
+    )

@@ -1,0 +1,325 @@
+"""How figures look: colours of runs, light and dark, and text that is only text.
+
+Colours of traces have a contrast of 3:1 or more on both backgrounds, so a figure changes its theme
+by its template alone: `figure.layout.template = template("dark")`, or `Plotly.relayout(element,
+{template: ...})` in a page that has both.
+"""
+
+import unicodedata
+import zlib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import plotly.graph_objects as go
+
+from keras_grow.errors import GrowthError, nearest
+
+THEMES = ("light", "dark")
+
+#: TensorBoard's colours of runs, moved in lightness to 3:1 on white and on its dark grey.
+PALETTE = ("#667b9c", "#10a2b6", "#e52592", "#c58700", "#a250e9", "#70a13b", "#e8710a")
+#: Of runs that share a colour, the second, third and so on have other lines.
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+
+#: What is told by colour in figures of one run.
+ACCENT, NEW, NEUTRAL, BAD = "#e8710a", "#10a2b6", "#7f858c", "#e0304a"
+#: From the first to the last of an order; every colour of it is readable on both backgrounds.
+ORDER = ((0.0, "#667fd6"), (0.5, "#b45cc4"), (1.0, "#e8710a"))
+
+_FONT = "Roboto, system-ui, -apple-system, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif"
+BACKGROUND = {"light": "#ffffff", "dark": "#303030"}
+_INK = {"light": "#202124", "dark": "#f1f3f4"}
+_FAINT_INK = {"light": "#5f6368", "dark": "#bdc1c6"}
+_GRID = {"light": "#e4e7eb", "dark": "#4a4d51"}
+_BOX = {"light": "#ffffff", "dark": "#202124"}
+#: Of heat maps: few to many. The first is close to the background.
+_SEQUENTIAL = {
+    "light": ("#eef3f8", "#a9cfe0", "#4ea3bf", "#1b6f93", "#123f63"),
+    "dark": ("#3a4048", "#2f6079", "#3590ab", "#74c3cf", "#d8f3ee"),
+}
+
+
+# --- text --------------------------------------------------------------------------------------
+
+
+def shortened(value: object, limit: int) -> str:
+    """`value` on one line of at most `limit` characters, its middle left out if need be."""
+    line = str(value).encode("utf-8", "replace").decode("utf-8")
+    line = "".join(" " if unicodedata.category(c)[0] == "C" else c for c in line)
+    line = " ".join(line.split())
+    if len(line) <= limit:
+        return line
+    head = (limit - 1) // 2
+    return f"{line[:head]}…{line[len(line) - (limit - 1 - head) :]}"
+
+
+def text(value: object, limit: int = 60) -> str:
+    """Text from a log as plotly shows it unchanged, and shortened.
+
+    plotly takes `<b>`, `<a href>` and the like in every text for markup, `%{name}` in templates
+    for a variable, and `$...$` for mathematics.
+    """
+    line = shortened(value, limit)
+    for sign, code in (("&", "amp"), ("<", "lt"), (">", "gt"), ("$", "#36"), ("%", "#37")):
+        line = line.replace(sign, f"&{code};")
+    return line
+
+
+def count(number: float) -> str:
+    """A count for people: `1,234`, `12.3 k`, `4.56 M`."""
+    for size, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if abs(number) >= size:
+            return f"{number / size:.3g} {unit}" if abs(number) < 1e18 else f"{number:.2e}"
+    if abs(number) >= 1e4:
+        return f"{number / 1e3:.1f} k"
+    return f"{number:,.0f}" if float(number).is_integer() else f"{number:,.1f}"
+
+
+def plural(number: int, word: str) -> str:
+    """`1 site`, `2 sites`."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
+# --- colours -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a run is drawn."""
+
+    color: str
+    dash: str
+
+
+def styles(names: Iterable[str], among: Iterable[str] | None = None) -> dict[str, Style]:
+    """A colour and a line for every name.
+
+    Every name has a colour that it prefers; where two prefer the same, the second in alphabetical
+    order has the next that is used least.
+
+    Args:
+        names: of runs.
+        among: all runs there are, so that none changes its colour when others are hidden.
+    """
+    wanted = list(dict.fromkeys(names))
+    used: Counter[int] = Counter()
+    found = {}
+    for name in sorted({*wanted, *(among or ())}):
+        first = zlib.crc32(name.encode("utf-8", "replace")) % len(PALETTE)
+        least = min(used[one] for one in range(len(PALETTE)))
+        turns = ((first + turn) % len(PALETTE) for turn in range(len(PALETTE)))
+        chosen = next(one for one in turns if used[one] == least)
+        found[name] = Style(PALETTE[chosen], DASHES[least % len(DASHES)])
+        used[chosen] += 1
+    return {name: found[name] for name in wanted}
+
+
+def colors(names: Iterable[str]) -> dict[str, str]:
+    """The colours in which figures draw runs of these names when all of them are there."""
+    return {name: style.color for name, style in styles(names).items()}
+
+
+# --- themes ------------------------------------------------------------------------------------
+
+
+def template(theme: str = "light") -> go.layout.Template:
+    """All that is light or dark about a figure.
+
+    Raises:
+        GrowthError: there is no such theme.
+    """
+    check_choice("theme", theme, THEMES)
+    ink, faint, grid = _INK[theme], _FAINT_INK[theme], _GRID[theme]
+    shades = _SEQUENTIAL[theme]
+    scale = [[place / (len(shades) - 1), shade] for place, shade in enumerate(shades)]
+    axis = {
+        "gridcolor": grid,
+        "linecolor": grid,
+        "zerolinecolor": grid,
+        "zerolinewidth": 1,
+        "tickcolor": grid,
+        "tickfont": {"color": faint, "size": 12},
+        "title": {"font": {"color": faint, "size": 13}, "standoff": 8},
+        "automargin": True,
+    }
+    bar = {"outlinewidth": 0, "thickness": 12, "tickfont": {"color": faint}, "ticks": ""}
+    return go.layout.Template(
+        layout={
+            "paper_bgcolor": BACKGROUND[theme],
+            "plot_bgcolor": BACKGROUND[theme],
+            "font": {"family": _FONT, "size": 13, "color": ink},
+            "title": {"font": {"size": 16, "color": ink}},
+            "xaxis": axis,
+            "yaxis": axis,
+            "colorscale": {"sequential": scale},
+            "colorway": list(PALETTE),
+            "coloraxis": {"colorbar": bar},
+            "legend": {"font": {"color": ink, "size": 12}, "bgcolor": "rgba(0,0,0,0)"},
+            "hoverlabel": {
+                "align": "left",
+                "bgcolor": _BOX[theme],
+                "bordercolor": NEUTRAL,
+                "font": {"color": ink, "size": 12, "family": _FONT},
+                "namelength": -1,
+            },
+            "annotationdefaults": {"font": {"color": faint, "size": 12}, "showarrow": False},
+            "modebar": {
+                "bgcolor": "rgba(0,0,0,0)",
+                "color": faint,
+                "activecolor": ink,
+            },
+            # The colour of a button under the pointer is plotly's own, and light in any theme.
+            "updatemenudefaults": {
+                "bgcolor": "#eef1f4",
+                "bordercolor": "#c3c9d0",
+                "font": {"color": "#202124", "size": 12},
+            },
+            "sliderdefaults": {
+                "bgcolor": grid,
+                "activebgcolor": ACCENT,
+                "bordercolor": NEUTRAL,
+                "tickcolor": NEUTRAL,
+                "font": {"color": faint, "size": 11},
+                "currentvalue": {"font": {"color": ink, "size": 13}},
+            },
+        }
+    )
+
+
+# --- options -----------------------------------------------------------------------------------
+
+X = ("step", "time", "parameters", "flops")
+
+
+def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    """Raises GrowthError unless `value` is one of `choices`."""
+    choices = list(choices)
+    if value not in choices:
+        raise GrowthError(
+            f"{name} must be one of {', '.join(repr(c) for c in choices)}. "
+            f"{nearest(str(value), choices)} Received: {name}={value!r}"
+        )
+
+
+@dataclass(frozen=True)
+class Look:
+    """The options that all figures take, checked.
+
+    Raises:
+        GrowthError: one of them is not what it can be.
+    """
+
+    x: str = "step"
+    smoothing: float = 0.0
+    log: bool = False
+    theme: str = "light"
+    among: Iterable[str] | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("x", self.x, X)
+        check_choice("theme", self.theme, THEMES)
+        real = isinstance(self.smoothing, (int, float)) and not isinstance(self.smoothing, bool)
+        if not real or not 0 <= self.smoothing <= 1:
+            raise GrowthError(
+                "smoothing must be a number from 0 (none) to 1. "
+                f"Received: smoothing={self.smoothing!r}"
+            )
+
+    def styles(self, names: Iterable[str]) -> dict[str, Style]:
+        """As `styles`."""
+        return styles(names, self.among)
+
+
+# --- figures -----------------------------------------------------------------------------------
+
+_LINE = 110
+
+
+def _wrapped(sentences: list[str]) -> str:
+    lines = [""]
+    for word in " ".join(sentences).split():
+        if len(lines[-1]) + len(word) > _LINE:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return "<br>".join(text(line, 2 * _LINE) for line in lines)
+
+
+def dress(
+    figure: go.Figure,
+    look: Look,
+    title: str,
+    notes: list[str] | None = None,
+    height: int = 460,
+    **layout: Any,
+) -> go.Figure:
+    """Gives a figure its title, theme and margins.
+
+    Args:
+        figure: what is changed, and returned.
+        look: the options.
+        title: plain text; it is escaped here.
+        notes: sentences that say how to read the figure, or what it leaves out; plain text.
+        height: in pixels; the width is that of the page.
+        layout: anything else.
+
+    Title and notes are in `layout.meta` too, as plain text, for pages that have headings of their
+    own; `bare` takes them out of the picture.
+    """
+    notes = notes or []
+    below = _wrapped(notes) if notes else ""
+    lines = below.count("<br>") + 1 if notes else 0
+    figure.update_layout(
+        template=template(look.theme),
+        title={
+            "text": text(title, 140),
+            "x": 0,
+            "xref": "paper",
+            "xanchor": "left",
+            "y": 1,
+            "yref": "container",
+            "yanchor": "top",
+            "pad": {"t": 16, "l": 0},
+            "subtitle": {"text": below, "font": {"size": 12}},
+        },
+        meta={"title": shortened(title, 140), "notes": notes},
+        height=height + 16 * lines,
+        margin={"l": 64, "r": 24, "t": 52 + 16 * lines, "b": 48},
+        hovermode="closest",
+        dragmode="zoom",
+    )
+    figure.update_layout(**layout)
+    return figure
+
+
+def bare(figure: go.Figure) -> tuple[str, list[str]]:
+    """Takes title and notes out of a figure, for a page that says them itself.
+
+    Returns:
+        The title and the notes, as plain text.
+    """
+    meta = figure.layout.meta or {}
+    above = figure.layout.margin.t or 0
+    figure.layout.title = None
+    figure.layout.margin.t = min(above, 24)
+    if figure.layout.height:
+        figure.layout.height -= above - min(above, 24)
+    return meta.get("title", ""), list(meta.get("notes", ()))
+
+
+def empty(sentence: str, look: Look, title: str = "") -> go.Figure:
+    """A figure without data that says why."""
+    figure = go.Figure()
+    figure.add_annotation(
+        text=_wrapped([sentence]),
+        xref="paper",
+        yref="paper",
+        x=0.5,
+        y=0.5,
+        font={"size": 14},
+    )
+    dress(figure, look, title, height=260)
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False)
+    return figure
