@@ -16,7 +16,7 @@ from keras_grow.graph import Call, graph_of
 from keras_grow.growth.amplitude import LineSearch
 from keras_grow.growth.data import Batch, Batches
 from keras_grow.growth.methods import Method, Problem, Solution
-from keras_grow.growth.methods.base import FORMS, JOINT, SPLIT
+from keras_grow.growth.methods.base import FORMS, JOINT, SPLIT, ZEROS
 from keras_grow.growth.outputs import (
     Outputs,
     Report,
@@ -316,6 +316,12 @@ class GrowthStep:
                 f"The method '{self.method.name}' cannot grow site '{site.site.name}' in the "
                 f"{form} form, which is the one that keeps the function there; it knows "
                 f"{', '.join(known)}. Use method='random' there, or leave it out with names=."
+            )
+        if form in (SPLIT, ZEROS) and site.form == OUTGOING:
+            raise GrowthError(
+                f"The method '{self.method.name}' makes neurons that are not zero, but site "
+                f"'{site.site.name}' divides by the size of all channels, or otherwise needs new "
+                "ones that are zero. Use method='gradmax' or 'random' there."
             )
         if form != SPLIT:
             return

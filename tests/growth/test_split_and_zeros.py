@@ -185,3 +185,15 @@ def test_neurons_of_bias_alone_need_one(body, lacks):
         kg.grow_(model, {"p": 8}, method="zeros", seed=0)
     for old, new in zip(weights, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize("method", ["split", "zeros"])
+@pytest.mark.parametrize("layer", [L.UnitNormalization, L.RMSNormalization])
+def test_sites_whose_new_neurons_must_be_zero_are_refused(method, layer):
+    inputs = keras.Input((5,))
+    x = layer()(L.Dense(4, name="p")(inputs))
+    model = keras.Model(inputs, L.Dense(2)(x))
+    with pytest.raises(kg.GrowthError, match=r"site 'p'.*size of all channels.*random"):
+        kg.grow_(model, {"p": 6}, method=method, seed=0)
+    assert model.get_layer("p").units == 4
+    assert kg.grow_(model, {"p": 6}, method="random", seed=0).report.preserved
