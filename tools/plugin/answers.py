@@ -37,10 +37,10 @@ COLUMNS = (
 )
 
 
-def summary(run: Run, version: str, color: str) -> dict[str, Any]:
-    """A run in the list of runs."""
+def summary(run: Run, version: str, color: str, last: Mapping[str, float]) -> dict[str, Any]:
+    """A run in the list of runs. `last` are the last values of its metrics."""
     done = [growth for growth in run.growths if not growth.error and not growth.dry_run]
-    last = run.growths[-1] if run.growths else None
+    end = run.growths[-1] if run.growths else None
     warnings = [_cut(warning) for warning in run.warnings]
     if len(warnings) > WARNINGS:
         warnings[WARNINGS:] = [f"... and {len(warnings) - WARNINGS:,} more."]
@@ -54,15 +54,16 @@ def summary(run: Run, version: str, color: str) -> dict[str, Any]:
         "checked": sum(1 for growth in run.growths if growth.kept is not None),
         "dry": sum(1 for growth in run.growths if growth.dry_run),
         "steps": [growth.step for growth in run.growths],
-        "last_step": last.step if last else None,
+        "last_step": end.step if end else None,
         "added": sum(growth.added for growth in done),
         "parameters_first": run.growths[0].parameters_before if run.growths else None,
-        "parameters_last": last.parameters_after if last else None,
+        "parameters_last": end.parameters_after if end else None,
         "flops_first": _plain(run.growths[0].flops_before) if run.growths else None,
-        "flops_last": _plain(last.flops_after) if last else None,
+        "flops_last": _plain(end.flops_after) if end else None,
         "deviation": _plain(max((g.deviation for g in done if g.deviation is not None), default=0)),
         "seconds": _plain(sum(sum(growth.seconds.values()) for growth in run.growths)),
         "resumed": run.resumed,
+        "last": _plain(last),
         "warnings": warnings,
     }
 

@@ -55,8 +55,8 @@ DRAWINGS = {
     "costs": Drawing(several=True, tags=CURVES),
     "gain": Drawing(several=True, tags=CURVES, metric=True),
     "tradeoff": Drawing(several=True, tags=CURVES, metric=True),
-    "widths": Drawing(tags=CURVES, widths=True),
-    "width_map": Drawing(tags=CURVES, widths=True),
+    "widths": Drawing(tags=CURVES, widths=True, networks=True),
+    "width_map": Drawing(tags=CURVES, widths=True, networks=True),
     "spectrum": Drawing(step=True, site=True, sites=True),
     "spectra": Drawing(site=True, sites=True),
     "gradients": Drawing(step=True, sites=True),
@@ -87,13 +87,12 @@ def script() -> Path:
 
 
 def colors(names: Iterable[str]) -> dict[str, str]:
-    """Colours of runs as figures have them; none without plotly."""
-    try:
-        _figures()
-    except NoPlotly:
-        return {}
-    theme = importlib.import_module("keras_grow.tools.figures.theme")
-    return theme.colors(names)
+    """Colours of runs as figures have them.
+
+    Raises:
+        NoPlotly: it is not installed.
+    """
+    return _figures().colors(names)
 
 
 def draw(source: Source, ctx: Any, experiment: str, wanted: dict[str, Any]) -> str:
@@ -129,9 +128,8 @@ def draw(source: Source, ctx: Any, experiment: str, wanted: dict[str, Any]) -> s
             source.add_sites(ctx, experiment, run, wanted["step"] if drawing.step else None)
         if drawing.widths:
             source.add_widths(ctx, experiment, run)
-    figure = function(**_arguments(function, drawing, runs, wanted))
-    figure.layout.uirevision = "kept"  # a figure drawn anew keeps the user's zoom
-    return figure.to_json()
+    wanted["options"]["among"] = source.names(ctx, experiment)
+    return function(**_arguments(function, drawing, runs, wanted)).to_json()
 
 
 def _arguments(
@@ -143,6 +141,8 @@ def _arguments(
         if getattr(drawing, name) and wanted[name] is not None:
             given[name] = wanted[name]
     known = inspect.signature(function).parameters
+    if "slider" in known:
+        given["slider"] = False  # the tab has one of its own
     options = {key: value for key, value in wanted["options"].items() if key in known}
     return {**given, **options}
 
@@ -156,10 +156,8 @@ def _figures() -> Any:
     script()
     try:
         return importlib.import_module("keras_grow.tools.figures")
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] in ("plotly", "_plotly_utils", "narwhals"):
-            raise NoPlotly(INSTALL) from error
-        raise
+    except GrowthError as error:  # plotly is there, and cannot be imported
+        raise NoPlotly(str(error)) from error
 
 
 def _figures_or_none() -> Any:

@@ -85,19 +85,24 @@ class GrowthPlugin(base_plugin.TBPlugin):
         if request.args.get("since") == version:
             return _json(request, {"version": version, "unchanged": True})
         runs, versions = self._source.overview(ctx, experiment)
-        colors = drawing.colors(versions)
         try:
-            drawing.script()
-            missing = None
+            colors, missing = drawing.colors(versions), None
         except drawing.NoPlotly as error:
-            missing = str(error)
+            colors, missing = {}, str(error)
+        metrics = self._source.metrics(ctx, experiment, versions)
+        last = self._source.last(ctx, experiment, versions, metrics)
         answer = {
             "version": version,
             "plotly": None if missing else importlib.metadata.version("plotly"),
             "missing": missing,
-            "metrics": self._source.metrics(ctx, experiment, versions) if versions else [],
+            "metrics": metrics,
             "runs": [
-                answers.summary(run, versions[run.name], colors.get(run.name, "#7f858c"))
+                answers.summary(
+                    run,
+                    versions[run.name],
+                    colors.get(run.name, "#7f858c"),
+                    last.get(run.name, {}),
+                )
                 for run in runs
             ],
         }

@@ -108,6 +108,10 @@ class Source:
         """A text that changes when there is anything new to show."""
         return _digest(sorted(self._stamps(ctx, experiment).items()))
 
+    def names(self, ctx: Any, experiment: str) -> list[str]:
+        """Of every run that has records of ours."""
+        return sorted(self._stamps(ctx, experiment))
+
     def overview(self, ctx: Any, experiment: str) -> tuple[list[Run], dict[str, str]]:
         """Every run that has records of ours, with growths and warnings but no scalars, and for
         each a text that changes when there is anything new of it.
@@ -147,6 +151,21 @@ class Source:
         listed = self._scalar_tags(ctx, experiment, [run.name]).get(run.name, {})
         tags = [tag for tag in listed if tag.startswith("width/")]
         self._add_scalars(ctx, experiment, [run], tags, WIDTH_POINTS)
+
+    def last(
+        self, ctx: Any, experiment: str, runs: Iterable[str], tags: Iterable[str]
+    ) -> dict[str, dict[str, float]]:
+        """The last value of scalars, by run and tag."""
+        read = self._provider.read_last_scalars(
+            ctx,
+            experiment_id=experiment,
+            plugin_name=SCALARS,
+            run_tag_filter=tb.RunTagFilter(runs=list(runs), tags=list(tags)),
+        )
+        return {
+            run: {tag: float(datum.value) for tag, datum in tags.items()}
+            for run, tags in read.items()
+        }
 
     def metrics(self, ctx: Any, experiment: str, runs: Iterable[str]) -> list[str]:
         """Scalars that a run's progress can be shown by, the loss first."""
