@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from keras_grow.planning import Plan, Refusal, Site
     from keras_grow.rules import register_rule
     from keras_grow.surgery import flops, grow_, plan, sites, widen
+    from keras_grow.tools import figures
     from keras_grow.training import schedules, selectors
     from keras_grow.training.callback import GrowthCallback
 
@@ -46,6 +47,7 @@ __all__ = [
     "alignment",
     "bridge",
     "bridge_",
+    "figures",
     "flops",
     "grow_",
     "insert",
@@ -73,6 +75,7 @@ _HOME = {
     "keras_grow.planning": ("Plan", "Refusal", "Site"),
     "keras_grow.rules": ("register_rule",),
     "keras_grow.surgery": ("flops", "grow_", "plan", "sites", "widen"),
+    "keras_grow.tools": ("figures",),
     "keras_grow.training": ("schedules", "selectors"),
     "keras_grow.training.callback": ("GrowthCallback",),
 }

@@ -117,17 +117,16 @@ def tradeoff(
     if not traces:
         return empty(f"These runs do not tell of their {_cost(x)}.", look, title)
     figure = go.Figure(traces)
-    if len(ends) <= 8:
-        for place, height, name in ends:
-            figure.add_annotation(
-                x=math.log10(place) if log and place > 0 else place,
-                y=math.log10(height) if log and height > 0 else height,
-                text=text(name, 24),
-                xanchor="right",
-                yanchor="bottom",
-                xshift=-6,
-                yshift=6,
-            )
+    for place, height, name in _apart(ends, traces, log):
+        figure.add_annotation(
+            x=place,
+            y=height,
+            text=text(name, 24),
+            xanchor="right",
+            yanchor="bottom",
+            xshift=-4,
+            yshift=7,
+        )
     notes = ["Small marks are the model just before a growth, large ones at the end."]
     if unknown:
         notes.append(f"Not shown, for want of data: {_list(unknown)}.")
@@ -138,6 +137,31 @@ def tradeoff(
         figure.update_xaxes(type="log")
         figure.update_yaxes(type="log")
     return figure
+
+
+def _apart(
+    ends: list[tuple[float, float, str]], traces: list[dict], log: bool
+) -> list[tuple[float, float, str]]:
+    """The ends that can bear their names beside them without covering one another."""
+
+    def scaled(values: np.ndarray) -> np.ndarray:
+        values = np.asarray(values, float)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.log10(values) if log else values
+
+    def size(which: str) -> float:
+        known = np.concatenate([scaled(trace[which]) for trace in traces])
+        known = known[np.isfinite(known)]
+        return float(np.ptp(known)) or 1.0
+
+    wide, high = size("x"), size("y")
+    kept: list[tuple[float, float, str]] = []
+    for place, height, name in ends:
+        at, up = float(scaled(np.array(place))), float(scaled(np.array(height)))
+        free = all(abs(at - a) > 0.22 * wide or abs(up - b) > 0.07 * high for a, b, _ in kept)
+        if free and math.isfinite(at) and math.isfinite(up):
+            kept.append((at, up, name))
+    return kept
 
 
 def _cost(x: str) -> str:
@@ -364,7 +388,7 @@ def _key(method: str, index: int) -> dict:
         "x": [None],
         "y": [None],
         "marker": {"symbol": _SYMBOLS[index % len(_SYMBOLS)], "size": 9, "color": NEUTRAL},
-        "name": text(method, 30),
+        "name": f"by {text(method, 30)}",
         "hoverinfo": "skip",
         "meta": {"what": "key", "method": method},
     }

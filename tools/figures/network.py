@@ -28,8 +28,8 @@ _FRAMES, _NODES = 60, 1_500
 
 _NORMALIZING = re.compile(r"Normalization$|^PReLU$")
 #: What the colours of bars mean, by number.
-_COLORS = (NEUTRAL, "#667b9c", "#10a2b6", ACCENT, "#e52592")
-_WORDS = ("cannot grow", "as at the start", "grown earlier", "grown at this step", "new layer")
+_COLORS = ("rgba(127,133,140,0.5)", "#667b9c", "#10a2b6", ACCENT, "#e52592")
+_WORDS = ("cannot grow", "width at the start", "grown earlier", "grown at this step", "new layer")
 _FIXED, _SAME, _EARLIER, _NOW, _NEW = range(5)
 
 
@@ -226,7 +226,10 @@ def _folded(nodes: list[Node], links: list[tuple[int, int]]) -> tuple[list[_Grou
 # --- the picture --------------------------------------------------------------------------------
 
 #: Rows, in units of one with a wide bar; halves of bars, and where labels begin, in lanes.
-_THIN_ROW, _HALF, _LABEL = 0.6, 0.42, 0.45
+_THIN_ROW, _HALF, _LABEL = 0.6, 0.42, 0.46
+#: Lanes: between two, the first arc, between two arcs; and what labels take on the right.
+_PITCH, _ARC, _ARCS, _LABELS, _BLOCKS = 0.95, 0.03, 0.06, 0.95, 0.32
+_ROW_LENGTH = 60
 _BLOCK = re.compile(
     r"^(.*?(?:block|stage|layer|stack|module|cell|mixed|group|unit)_?\d+[a-z]?)(_\d+)?(?=[_/]|$)",
     re.IGNORECASE,
@@ -246,10 +249,8 @@ class _Drawing:
         centres = np.cumsum(heights) - heights / 2
         self.rows = -centres
         self.y = -centres[np.array(self.layout.ranks)]
-        # Labels need room beside their bars, as long as there are few lanes.
-        self.labelled = self.lanes <= 3
-        self.pitch = 1.0 if self.lanes == 1 or not self.labelled else 1.75
-        self.x = np.array(self.layout.lanes) * self.pitch
+        self.x = np.array(self.layout.lanes) * _PITCH
+        self._find_blocks()
         self.height = float(heights.sum())
         self.pixels = 26 if self.height <= 24 else 20 if self.height <= 45 else 16
 
@@ -278,9 +279,9 @@ class _Drawing:
             if one not in steps:
                 earlier = row
             states.append(self._state(table[row], table[earlier], start, longest, one))
-        edges = self._edges(story.edges_at(kept[shown]))
+        edges = self._edges(kept[shown])
         figure = go.Figure([edges, *self._bars(states[shown], start, longest), *self._keys(states)])
-        self._blocks(figure)
+        self._bands(figure)
         if not story.widths.names:
             notes.append("Widths over time are not known; these are of the start.")
         notes.append("Bars are as long as the root of the number of channels.")
@@ -297,8 +298,9 @@ class _Drawing:
             legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom"},
         )
         figure.layout.margin.update(l=16, r=16, b=below, t=figure.layout.margin.t + 28)
-        right = (self.lanes - 1) * self.pitch + (1.05 if self.labelled else 0.5)
-        left = -0.5 - 0.085 * (self.layout.depths + 1) - (0.42 if figure.layout.shapes else 0.0)
+        right = (self.lanes - 1) * _PITCH + _LABEL + _LABELS * (1 if self.lanes < 3 else 1.6)
+        left = -_HALF - _ARC - _ARCS * (self.layout.depths + 1)
+        left -= _BLOCKS * (1 + 0.3 * self.lanes) if self.blocks else 0.0
         figure.update_xaxes(visible=False, range=[left, right], fixedrange=True)
         figure.update_yaxes(visible=False, range=[-self.height - 0.2, 0.2], fixedrange=True)
         for annotation in figure.layout.annotations:
@@ -333,19 +335,20 @@ class _Drawing:
         colors[there & (added > 0)] = _NOW
         colors[there & (before == 0) & (added > 0)] = _NEW
         half = _HALF * self._length(now) / longest
-        labels = []
-        for number, group in enumerate(self.story.groups):
-            if not there[number] or not self._has_label(group):
-                labels.append("")
+        rows: list[list[str]] = [[] for _ in self.rows]
+        for number in sorted(np.flatnonzero(there), key=lambda n: self.layout.lanes[n]):
+            group = self.story.groups[number]
+            if group.merges and self.height > 24:
                 continue
-            words = text(self._name(group), 30)
+            words = text(self._name(number), 30)
             if math.isfinite(now[number]):
                 words += f"  {now[number]:,.0f}"
             if colors[number] == _NEW:
                 words += "  <b>new</b>"
             elif added[number] > 0:
                 words += f"  <b>+{added[number]:,.0f}</b>"
-            labels.append(words)
+            rows[self.layout.ranks[number]].append(words)
+        labels = [_row_text(words) for words in rows]
         return {
             "base": self.x - half,
             "x": 2 * half,
@@ -355,11 +358,13 @@ class _Drawing:
             "step": step,
         }
 
-    def _has_label(self, group: _Group) -> bool:
-        return self.labelled and (not group.merges or self.height <= 24)
-
-    def _name(self, group: _Group) -> str:
-        return group.path
+    def _name(self, number: int) -> str:
+        """A layer's name without that of its block, which stands on the left."""
+        path, rank = self.story.groups[number].path, self.layout.ranks[number]
+        for name, first, last in self.blocks:
+            if first <= rank <= last and path.startswith(name):
+                return path[len(name) :].lstrip("_/") or path
+        return path
 
     def _bars(self, state: dict, start: np.ndarray, longest: np.ndarray) -> list[dict]:
         groups = self.story.groups
@@ -375,7 +380,9 @@ class _Drawing:
             for number, color in enumerate(_COLORS)
             for place in (number / len(_COLORS), (number + 1) / len(_COLORS))
         ]
-        common = {"type": "bar", "orientation": "h", "y": self.y, "width": thickness}
+        common = {
+            "type": "bar", "orientation": "h", "y": self.y, "width": thickness, "zorder": 1,
+        }  # fmt: skip
         outer = {
             **common,
             "base": state["base"],
@@ -406,8 +413,8 @@ class _Drawing:
         labels = {
             "type": "scatter",
             "mode": "text",
-            "x": self.x + _LABEL,
-            "y": self.y,
+            "x": np.full(len(self.rows), (self.lanes - 1) * _PITCH + _LABEL),
+            "y": self.rows,
             "text": state["labels"],
             "textposition": "middle right",
             "textfont": {"size": 12 if self.pixels >= 20 else 10.5},
@@ -437,18 +444,26 @@ class _Drawing:
         ]
         traces = [1, 2, 3]
         if edges:
-            lines = self._edges(self.story.edges_at(step))
+            lines = self._edges(step)
             data.append({"type": "scatter", "x": lines["x"], "y": lines["y"]})
             traces.append(0)
         return {"name": str(step), "data": data, "traces": traces}
 
     # --- edges ---------------------------------------------------------------------------------
 
-    def _edges(self, there: set[tuple[int, int]]) -> dict:
+    def _edges(self, step: int) -> dict:
+        there = self.story.edges_at(step)
+        present = {node for edge in there for node in edge}
+        ranks, lanes = self.layout.ranks, self.layout.lanes
         xs: list[np.ndarray] = []
         ys: list[np.ndarray] = []
         for route in self.layout.routes:
             if (route.source, route.target) in there:
+                a, b = route.source, route.target
+                if lanes[a] == lanes[b] and not any(
+                    lanes[n] == lanes[a] and ranks[a] < ranks[n] < ranks[b] for n in present
+                ):
+                    route = Route(a, b, "down")  # what it goes around is not there yet
                 px, py = self._path(route)
                 xs += [px, np.array([np.nan])]
                 ys += [py, np.array([np.nan])]
@@ -461,6 +476,7 @@ class _Drawing:
             "connectgaps": False,
             "hoverinfo": "skip",
             "showlegend": False,
+            "zorder": -1,
             "meta": {"what": "edges", "count": len(xs) // 2},
         }
 
@@ -468,10 +484,10 @@ class _Drawing:
         x0, x1 = self.x[route.source], self.x[route.target]
         y0, y1 = self.y[route.source], self.y[route.target]
         if route.way == "arc":
-            side = -0.5 - 0.085 * (route.depth + 1)
+            side = -_HALF - _ARC - _ARCS * (route.depth + 1)
             # A little below its source and above its target, where the next arc begins.
             y0, y1 = y0 - 0.1, y1 + 0.1
-            bend_x, bend_y = 0.06, min(0.3, (y0 - y1) / 3)
+            bend_x, bend_y = 0.05, min(0.3, (y0 - y1) / 3)
             return (
                 np.array([x0, side + bend_x, side + bend_x / 4, side, side, side + bend_x / 4,
                           side + bend_x, x1]),
@@ -496,8 +512,8 @@ class _Drawing:
 
     # --- blocks and keys -----------------------------------------------------------------------
 
-    def _blocks(self, figure: go.Figure) -> None:
-        """A band behind every block of the trunk that names tell apart."""
+    def _find_blocks(self) -> None:
+        """Blocks of the trunk that names tell apart, with their first and last rank."""
         trunk = sorted(
             (rank, group.path)
             for group, rank, lane in zip(
@@ -505,16 +521,20 @@ class _Drawing:
             )
             if lane == 0
         )
-        shown = 0
-        for name, first, last in blocks([path for _, path in trunk]):
-            top, bottom = trunk[first][0], trunk[last][0]
+        self.blocks = [
+            (name, trunk[first][0], trunk[last][0])
+            for name, first, last in blocks([path for _, path in trunk])
+        ]
+
+    def _bands(self, figure: go.Figure) -> None:
+        """A band behind every block, and its name."""
+        for number, (name, top, bottom) in enumerate(self.blocks):
             above = self._edge_of(top, -1)
             below = self._edge_of(bottom, 1)
-            shown += 1
             figure.add_shape(
                 type="rect", xref="paper", yref="y", x0=0, x1=1, y0=above, y1=below,
                 layer="below", line={"width": 0},
-                fillcolor=f"rgba(127,133,140,{0.13 if shown % 2 else 0.05})",
+                fillcolor=f"rgba(127,133,140,{0.06 if number % 2 else 0.14})",
             )  # fmt: skip
             figure.add_annotation(
                 text=text(name, 22), xref="x", yref="y", x=0, y=(above + below) / 2,
@@ -544,6 +564,16 @@ class _Drawing:
             }
             for number in sorted(used)
         ]
+
+
+def _row_text(parts: list[str]) -> str:
+    """The labels of one row, as many as there is room for."""
+    found = ""
+    for number, part in enumerate(parts):
+        if found and len(found) + len(part) > _ROW_LENGTH:
+            return f"{found} and {len(parts) - number} more"
+        found = f"{found},  {part}" if found else part
+    return found
 
 
 def state_half(state: dict) -> np.ndarray:

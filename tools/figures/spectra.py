@@ -108,7 +108,7 @@ def spectrum(
     figure = go.Figure()
     for words, part, color in (
         (f"kept: {kept}", slice(None, kept), ACCENT),
-        (f"left: {len(values) - kept}", slice(kept, None), NEUTRAL),
+        (f"not used: {len(values) - kept}", slice(kept, None), NEUTRAL),
     ):
         if len(index[part]):
             figure.add_trace(
@@ -124,14 +124,16 @@ def spectrum(
             )
     if 0 < kept < len(values):
         figure.add_vline(x=kept + 0.5, line={"color": ACCENT, "width": 1.5, "dash": "dash"})
-        figure.add_annotation(
-            x=kept + 0.5,
-            y=1,
-            yref="paper",
-            yanchor="bottom",
-            text=f"the {kept} largest became new channels",
-            xanchor="left" if kept < 0.6 * len(values) else "right",
-        )
+        for words, anchor, shift in (("kept", "right", -6), ("not used", "left", 6)):
+            figure.add_annotation(
+                x=kept + 0.5,
+                y=0.98,
+                yref="paper",
+                yanchor="top",
+                text=words,
+                xanchor=anchor,
+                xshift=shift,
+            )
     notes = [f"{one.width_before} → {one.width_after} channels by {shortened(one.method, 40)}."]
     total = float(np.nansum(values**2))
     if total > 0 and 0 < kept < len(values):
@@ -140,7 +142,7 @@ def spectrum(
     if one.rank is not None and one.rank > len(values):
         notes.append(f"The {len(values):,} largest of {one.rank:,} are shown.")
     notes += [shortened(note, 200) for note in one.notes[:2]]
-    dress(figure, look, title, notes, 400, bargap=0.12, legend=_below())
+    dress(figure, look, title, notes, 400, bargap=0.12, legend=_inside())
     figure.update_xaxes(title={"text": "Direction, largest first"}, showgrid=False, tickformat="d")
     if len(values) <= 12:
         figure.update_xaxes(dtick=1)
@@ -241,7 +243,11 @@ def spectra(
                 "colorscale": scale,
                 "showscale": True,
                 "colorbar": {
-                    "title": {"text": axis.title.partition(" (")[0], "side": "right"},
+                    "title": {
+                        "text": axis.title.partition(" (")[0].partition(",")[0],
+                        "side": "right",
+                        "font": {"size": 12},
+                    },
                     "tickformat": axis.layout["tickformat"],
                     "thickness": 10,
                     "outlinewidth": 0,
@@ -353,7 +359,7 @@ def gradients(
             )  # fmt: skip
     if not np.isfinite(old).any():
         notes.append("The gradient of the old weights is not known.")
-    dress(figure, look, title, notes, 150 + 24 * max(len(known), 4), legend=_below())
+    dress(figure, look, title, notes, 150 + 24 * max(len(known), 4), legend=_below(known))
     figure.update_yaxes(
         tickvals=places,
         ticktext=[text(s.name, 34) for s in known],
@@ -368,5 +374,11 @@ def gradients(
     return figure
 
 
-def _below() -> dict:
-    return {"orientation": "h", "x": 1, "xanchor": "right", "y": 1.01, "yanchor": "bottom"}
+def _inside() -> dict:
+    return {"orientation": "v", "x": 0.99, "xanchor": "right", "y": 0.97, "yanchor": "top"}
+
+
+def _below(known: list[SiteGrowth]) -> dict:
+    """Below the title of the x axis, whatever the height."""
+    below = -56 / (24 * max(len(known), 4) + 50)
+    return {"orientation": "h", "x": 0, "xanchor": "left", "y": below, "yanchor": "top"}

@@ -144,7 +144,13 @@ def template(theme: str = "light") -> go.layout.Template:
         "title": {"font": {"color": faint, "size": 13}, "standoff": 8},
         "automargin": True,
     }
-    bar = {"outlinewidth": 0, "thickness": 12, "tickfont": {"color": faint}, "ticks": ""}
+    bar = {
+        "outlinewidth": 0,
+        "thickness": 12,
+        "tickfont": {"color": faint, "size": 12},
+        "ticks": "",
+        "title": {"font": {"color": faint, "size": 12}, "side": "right"},
+    }
     return go.layout.Template(
         layout={
             "paper_bgcolor": BACKGROUND[theme],
@@ -153,9 +159,8 @@ def template(theme: str = "light") -> go.layout.Template:
             "title": {"font": {"size": 16, "color": ink}},
             "xaxis": axis,
             "yaxis": axis,
-            "colorscale": {"sequential": scale},
             "colorway": list(PALETTE),
-            "coloraxis": {"colorbar": bar},
+            "coloraxis": {"colorscale": scale, "colorbar": bar},
             "legend": {"font": {"color": ink, "size": 12}, "bgcolor": "rgba(0,0,0,0)"},
             "hoverlabel": {
                 "align": "left",

@@ -8,7 +8,15 @@ from plotly.subplots import make_subplots
 
 from keras_grow.errors import GrowthError, nearest
 from keras_grow.logs.runs import Growth, Run, Series
-from keras_grow.tools.figures.axes import XAxis, at_steps, changes, evenly, smoothed, thinned
+from keras_grow.tools.figures.axes import (
+    XAxis,
+    at_steps,
+    changes,
+    evenly,
+    log_axis,
+    smoothed,
+    thinned,
+)
 from keras_grow.tools.figures.theme import (
     BAD,
     NEUTRAL,
@@ -24,10 +32,12 @@ from keras_grow.tools.figures.theme import (
 
 #: Points of all lines together, and marks of growths.
 _POINTS, _MARKS = 24_000, 1_000
+#: Growths of a single run up to which each has a line from top to bottom.
+_LINES = 60
 _NAMED_SITES = 6
 
 _STATES = {
-    "grew": ("growth", "triangle-up", 10),
+    "grew": ("growth", "triangle-up", 11),
     "dry": ("growth that was only tried out", "triangle-up-open", 10),
     "nothing": ("growth that found no room", "circle-open", 7),
     "broken": ("outputs changed", "diamond", 11),
@@ -62,7 +72,7 @@ def timeline(
     """
     look = Look(x, smoothing, log, theme, among)
     runs = list(runs)
-    title = f"{metric} and parameters over training"
+    title = f"Growth over training: {metric} and parameters"
     if not any(run.growths or run.scalars for run in runs):
         return empty("Nothing has been logged yet.", look, title)
     series = {run.name: metric_of(run, metric) for run in runs}
@@ -73,9 +83,12 @@ def timeline(
         )
     axis = XAxis.of(x, runs)
     styles = look.styles(run.name for run in runs)
+    # Over the parameters themselves, their steps would say nothing.
+    rows = 1 if x == "parameters" else 2
     figure = make_subplots(
-        rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.05, row_heights=[0.68, 0.32]
-    )
+        rows=rows, cols=1, shared_xaxes=True, vertical_spacing=0.05,
+        row_heights=[0.68, 0.32][:rows],
+    )  # fmt: skip
     traces: list[dict] = []
     notes = []
     kept = total = 0
@@ -91,8 +104,11 @@ def timeline(
             lines, points = _lines(run, one, values, axis, style, smoothing > 0, most, metric)
             traces += lines
             kept, total = kept + points, total + len(one)
-        traces += _stairs(run, axis, style, legend=one is None)
-        groups, drawn = _marks(run, one, values, axis, style, marks)
+        if rows == 2:
+            traces += _stairs(run, axis, style, legend=one is None)
+        groups, drawn = [], 0
+        if rows == 2 or values is not None:
+            groups, drawn = _marks(run, one, values, axis, style, marks)
         traces += groups
         seen |= {group["meta"]["state"] for group in groups}
         shown_marks, all_marks = shown_marks + drawn, all_marks + len(run.growths)
@@ -100,6 +116,9 @@ def timeline(
     traces += [_key(state) for state in _STATES if state in seen]
     figure.add_traces(traces)
     _resumed(figure, runs, axis)
+    if len(runs) == 1 and len(runs[0].growths) <= _LINES:
+        for place in axis.growths(runs[0], changes(runs[0])):
+            figure.add_shape(_upright(float(place), "solid", 0.3))
     if kept < total:
         notes.append(
             f"Lines show {kept:,} of {total:,} values: the least and the greatest of each stretch."
@@ -108,13 +127,18 @@ def timeline(
         notes.append(f"{shown_marks:,} of {all_marks:,} growths are marked.")
     if all(one is None for one in series.values()):
         notes.append(f"No run has logged '{metric}'.")
-    dress(figure, look, title, notes, 540, legend=legend_place(len(runs) + len(seen)))
+    if rows == 1 and all(one is None for one in series.values()):
+        return empty(f"No run has logged '{shortened(metric, 60)}' yet.", look, title)
+    below = legend_place(len(runs) + len(seen))
+    dress(figure, look, title, notes, 540 if rows == 2 else 440, legend=below)
     figure.update_xaxes({key: axis.layout[key] for key in ("tickformat", "hoverformat")})
-    figure.update_xaxes(axis.layout, row=2)
+    figure.update_xaxes(axis.layout, row=rows)
     figure.update_yaxes({"title": {"text": text(metric, 30)}}, row=1)
     if log:
-        figure.update_yaxes(type="log", dtick="D2" if _narrow(traces) else None, row=1)
-    figure.update_yaxes({"title": {"text": "Parameters"}, "tickformat": "~s"}, row=2)
+        lines = [t["y"] for t in traces if t["meta"]["what"] == "line"]
+        figure.update_yaxes(log_axis(lines), row=1)
+    if rows == 2:
+        figure.update_yaxes({"title": {"text": "Parameters"}, "tickformat": "~s"}, row=2)
     figure.update_layout(uirevision=f"{metric} {x} {log}")
     return figure
 
@@ -124,14 +148,6 @@ def legend_place(entries: int, below: float = -0.14) -> dict:
     if entries > 8:
         return {"orientation": "v", "x": 1.01, "xanchor": "left", "y": 1, "yanchor": "top"}
     return {"orientation": "h", "x": 0, "xanchor": "left", "y": below, "yanchor": "top"}
-
-
-def _narrow(traces: list[dict]) -> bool:
-    """Whether the values of a logarithmic axis span less than two decades."""
-    values = [np.asarray(t["y"], float) for t in traces if t.get("meta", {}).get("what") == "line"]
-    known = np.concatenate(values) if values else np.ones(1)
-    known = known[np.isfinite(known) & (known > 0)]
-    return bool(len(known)) and known.max() < 100 * known.min()
 
 
 def metric_of(run: Run, metric: str) -> Series | None:
@@ -386,6 +402,22 @@ def _not_finite(
     ]
 
 
+def _upright(place: float, dash: str, opacity: float) -> dict:
+    """A line from top to bottom."""
+    return {
+        "type": "line",
+        "x0": place,
+        "x1": place,
+        "y0": 0,
+        "y1": 1,
+        "xref": "x",
+        "yref": "paper",
+        "layer": "below",
+        "opacity": opacity,
+        "line": {"color": NEUTRAL, "width": 1, "dash": dash},
+    }
+
+
 def _resumed(figure: go.Figure, runs: list[Run], axis: XAxis) -> None:
     places = [
         (place, run)
@@ -394,17 +426,8 @@ def _resumed(figure: go.Figure, runs: list[Run], axis: XAxis) -> None:
         if np.isfinite(place)
     ]
     for place, run in places[:20]:
-        figure.add_shape(
-            type="line",
-            x0=float(place),
-            x1=float(place),
-            y0=0,
-            y1=1,
-            xref="x",
-            yref="paper",
-            line={"color": NEUTRAL, "width": 1, "dash": "dot"},
-        )
-        words = "resumed" if len(runs) == 1 else f"{text(run.name, 24)} resumed"
+        figure.add_shape(_upright(float(place), "dot", 1.0))
+        words = "resumed" if len(runs) == 1 else f"“{text(run.name, 24)}” resumed"
         figure.add_annotation(
             x=float(place),
             y=1,

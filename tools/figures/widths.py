@@ -167,7 +167,7 @@ def _order_scale(number: int) -> dict:
                 "outlinewidth": 0,
                 "tickvals": [1, number],
                 "ticktext": ["first", "last"],
-                "title": {"text": "Layer, by depth", "side": "right"},
+                "title": {"text": "Layer, by depth", "side": "right", "font": {"size": 12}},
             },
         },
         "meta": {"what": "scale"},
@@ -220,21 +220,15 @@ def width_map(
         "z": color.astype(np.float32),
         "x": np.arange(len(steps)),
         "y": np.arange(len(names)),
-        "customdata": np.stack([np.nan_to_num(after), added], axis=-1).astype(np.int32),
-        "hovertext": None,
+        "customdata": np.stack(
+            [np.nan_to_num(after), added, np.broadcast_to(steps, after.shape)], axis=-1
+        ).astype(np.int32),
         "xgap": 1 if len(steps) <= 80 else 0,
         "ygap": 1 if len(names) <= 60 else 0,
         "hoverongaps": False,
-        "hovertemplate": "<b>%{y}</b>, step %{x}<br>width %{customdata[0]:,d} "
+        "hovertemplate": "<b>%{y}</b> at step %{customdata[2]:,d}<br>width %{customdata[0]:,d} "
         "(%{customdata[1]:+,d})<extra></extra>",
-        "colorbar": {
-            "title": {"text": "Width against the start", "side": "right"},
-            "thickness": 12,
-            "outlinewidth": 0,
-            **_ticks(color, log),
-        },
-        "zmin": 0.0 if log else 1.0,
-        "zmax": float(max(np.nanmax(color), 0.01 if log else 1.01)),
+        "coloraxis": "coloraxis",
         "meta": {"what": "widths"},
     }
     if small:
@@ -242,9 +236,16 @@ def width_map(
         trace["texttemplate"] = "%{text}"
         trace["textfont"] = {"size": 10}
     figure = go.Figure([trace])
-    rows = 22 if len(names) <= 40 else 14 if len(names) <= 80 else 9
+    rows = 22 if len(names) <= 40 else 14 if len(names) <= 80 else 12
     notes.append("Numbers are the channels added there." if small else "")
-    dress(figure, look, title, [n for n in notes if n], 130 + rows * max(len(names), 5))
+    dress(
+        figure, look, title, [n for n in notes if n], 130 + rows * max(len(names), 6),
+        coloraxis={
+            "cmin": 0.0 if log else 1.0,
+            "cmax": float(max(np.nanmax(color), 0.01 if log else 1.01)),
+            "colorbar": {"title": {"text": "Against the start"}, **_ticks(color, log)},
+        },
+    )  # fmt: skip
     shown = evenly(len(steps), 14)
     figure.update_xaxes(
         title={"text": f"Growths, by {axis.title[0].lower()}{axis.title[1:]}"},
@@ -252,10 +253,11 @@ def width_map(
         ticktext=[labels[i] for i in shown],
         showgrid=False,
     )
-    lines = evenly(len(names), 50)
+    lines = evenly(len(names), 150)
     figure.update_yaxes(
         tickvals=lines,
         ticktext=[text(names[i], 34) for i in lines],
+        tickfont={"size": 12 if rows > 12 else 10},
         autorange="reversed",
         showgrid=False,
     )
