@@ -7,19 +7,18 @@ clock. Memory is what a process of its own needs more than it had before, at its
 """
 
 import json
-import resource
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
+
+from keras_grow.tools.benchmarks.peak import Peak
 
 MODELS: dict[str, dict[str, Any]] = {
     "NASNetLarge": {"input_shape": (64, 64, 3)},
@@ -85,14 +84,6 @@ def widen_ratio(name: str, repeats: int) -> tuple[float, float]:
     return statistics.median(p[0] for p in pairs), statistics.median(p[1] for p in pairs)
 
 
-def _resident() -> int:
-    """Bytes of memory this process holds now; its peak where the system does not say."""
-    status = Path("/proc/self/statm")
-    if status.exists():
-        return int(status.read_text().split()[1]) * resource.getpagesize()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def widen_memory(name: str) -> dict[str, float]:
     """What `kg.widen` needs at its peak beyond what the process held before, in MB."""
     import gc
@@ -107,21 +98,11 @@ def widen_memory(name: str) -> dict[str, float]:
     model = _build(name)
     widths = _widths(model)
     gc.collect()
-    before, peak, done = _resident(), 0, threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(0.002):
-            peak = max(peak, _resident())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    wider = kg.widen(model, widths, seed=0)
-    done.set()
-    watcher.join()
+    with Peak() as peak:
+        wider = kg.widen(model, widths, seed=0)
     size = sum(int(np.prod(v.shape)) * 4 for v in model.weights)
     grown = sum(int(np.prod(v.shape)) * 4 for v in wider.weights)
-    return {"model": size / 1e6, "wider": grown / 1e6, "peak": (peak - before) / 1e6}
+    return {"model": size / 1e6, "wider": grown / 1e6, "peak": peak.extra / 1e6}
 
 
 def _memory_of(name: str) -> dict[str, float]:
