@@ -14,7 +14,8 @@ import json
 import math
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, asdict, fields
+from dataclasses import MISSING, fields
+from numbers import Integral
 from typing import Any, NoReturn
 
 from keras_grow.logs.events import GrowthEvent, SiteGrowth
@@ -91,7 +92,7 @@ def in_short(event: GrowthEvent) -> Growth:
 
 def encode_growth(event: GrowthEvent) -> bytes:
     """A growth step without its sites, as JSON; its step and time are TensorBoard's own."""
-    values = asdict(in_short(event))
+    values = dict(vars(in_short(event)))
     del values["step"], values["time"]
     return _json({k: v for k, v in values.items() if not _is_empty(v)}, digits=9)
 
@@ -115,7 +116,7 @@ def encode_sites(sites: Iterable[SiteGrowth]) -> bytes:
     is told by `spectrum_size`.
     """
     sites = list(sites)
-    rows = [asdict(site) for site in sites]
+    rows = [dict(vars(site)) for site in sites]
     for row, kept in zip(rows, _shares(sites), strict=True):
         values = row["singular_values"]
         if len(values) > kept:
@@ -271,15 +272,20 @@ def _json(value: Any, digits: int = 4) -> bytes:
 
 def _rounded(value: Any, digits: int) -> Any:
     """Plain values: floats with so many significant digits, None for those not finite."""
-    if isinstance(value, (str, bool)) or value is None:
+    if value is None or isinstance(value, (str, bool)):
         return value
+    if isinstance(value, float):
+        return _short(float(value), digits)
     if isinstance(value, Mapping):
         return {str(k): _rounded(v, digits) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_rounded(v, digits) for v in value]
-    if isinstance(value, int) or (not isinstance(value, float) and hasattr(value, "__index__")):
+    if isinstance(value, Integral):
         return int(value)
-    number = float(value)
+    return _short(float(value), digits)
+
+
+def _short(number: float, digits: int) -> float | int | None:
     if not math.isfinite(number):
         return None
     number = float(f"{number:.{digits}g}")
@@ -357,7 +363,7 @@ def _check(what: str, good: bool, received: Any) -> None:
 
 
 def _shown(text: str) -> str:
-    return _clean(text if len(text) <= 60 else text[:57] + "...")
+    return clean(text if len(text) <= 60 else text[:57] + "...")
 
 
 def _cut(text: str, limit: int) -> str:
@@ -370,13 +376,14 @@ _UNPRINTABLE = {
 } | {code: chr(code) for code in (9, 10)}
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
+    """A text without what would steer a terminal or cannot be encoded."""
     return text.translate(_UNPRINTABLE)
 
 
 def _text(value: Any, name: str) -> str:
     _check(f"a text as '{name}'", isinstance(value, str), value)
-    return _clean(_cut(value, MAX_TEXT))
+    return clean(_cut(value, MAX_TEXT))
 
 
 def _texts(value: Any, name: str) -> list[str]:

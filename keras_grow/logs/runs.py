@@ -91,7 +91,7 @@ class Run:
     name: str
     growths: list[Growth] = field(default_factory=list)
     scalars: dict[str, Series] = field(default_factory=dict)
-    sites: dict[int, list[SiteGrowth]] = field(default_factory=dict)
+    sites: Mapping[int, list[SiteGrowth]] = field(default_factory=dict)
     networks: list[Network] = field(default_factory=list)
     resumed: list[int] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)

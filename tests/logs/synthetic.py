@@ -454,12 +454,13 @@ def write_synthetic(
         chosen = {"method": ("gradmax", "random")[number % 2], **options}
         name = f"{chosen['method']}-{number}"
         found, networks, scalars = synthetic_events(events, sites, seed=number, **chosen)
-        writer = RunWriter(Path(logdir) / name)
+        begun = min(float(series.times[0]) for series in scalars.values())
+        writer = RunWriter(Path(logdir) / name, opened=begun)
         for network in networks:
-            writer.network(network)
+            writer.network(network, begun)
         for tag, series in scalars.items():
-            for step, value in zip(series.steps, series.values, strict=True):
-                writer.scalar(tag, float(value), int(step))
+            for step, when, value in zip(series.steps, series.times, series.values, strict=True):
+                writer.scalar(tag, float(value), int(step), float(when))
         for event in found:
             writer.growth(event)
         writer.close()

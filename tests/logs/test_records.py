@@ -66,7 +66,8 @@ def a_site(number=0, values=20, **changes):
     spectrum = [3.0 / (1 + i) ** 1.3 for i in range(values)]
     site = SiteGrowth(
         f"block_{number // 4}/conv_{number}", [f"conv_{number}"], [f"conv_{number + 1}"],
-        16 + number, 20 + number, "gradmax", "outgoing", spectrum, 0.123456789, 12, [], "widen", 7.5,
+        16 + number, 20 + number, "gradmax", "outgoing", spectrum, 0.123456789, 12, [], "widen",
+        7.5,
     )  # fmt: skip
     return replace(site, **changes)
 
@@ -93,9 +94,15 @@ class TestRoundTrips:
         unrounded = {
             name: getattr(wanted, name)
             for name in (
-                "loss deviation tolerance gradient_norm existing_norm flops_before flops_after "
-                "seconds"
-            ).split()
+                "loss",
+                "deviation",
+                "tolerance",
+                "gradient_norm",
+                "existing_norm",
+                "flops_before",
+                "flops_after",
+                "seconds",
+            )
         }
         assert replace(found, **unrounded) == wanted
 
