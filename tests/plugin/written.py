@@ -12,7 +12,8 @@ from keras_grow.logs.writing import RunWriter
 RUNS: dict[str, dict[str, Any]] = {
     "mlp/gradmax": {"events": 8, "seed": 1},
     "mlp/random": {"events": 8, "seed": 2, "method": "random"},
-    "mlp/failed-once": {"events": 8, "seed": 3, "trouble": ("error", "broken")},
+    "mlp/failed-once": {"events": 8, "seed": 3, "trouble": ("error",)},
+    "mlp/outputs-changed": {"events": 8, "seed": 4, "trouble": ("broken",)},
     "mlp/deeper": {"events": 8, "seed": 5, "trouble": ("insert",)},
     "wrn-28": {"events": 10, "sites": None, "network": "wide_resnet", "seed": 6},
     "mobilenet-v2": {"events": 10, "sites": None, "network": "mobilenet", "seed": 7},

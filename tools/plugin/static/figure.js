@@ -4,7 +4,7 @@ import {ask, Failure} from './api.js';
 import {button, el, say, unique} from './dom.js';
 import {savePicture} from './save.js';
 
-const CONFIG = {displayModeBar: false, responsive: true, scrollZoom: false};
+const CONFIG = {displayModeBar: false, responsive: false, scrollZoom: false};
 const SPARE = 24; // pixels above a figure whose heading is the page's
 
 let loading = null;
@@ -69,6 +69,15 @@ export class Figure {
       this.notes, this.problem, this.plot,
     );
     this.tools(false);
+    // plotly follows the window's size only; scroll bars and grids change widths, too.
+    new ResizeObserver(() => this.fit()).observe(this.element);
+  }
+
+  fit() {
+    const drawn = this.plot._fullLayout?.width;
+    if (drawn && this.plot.offsetParent && Math.abs(drawn - this.plot.clientWidth) >= 1) {
+      window.Plotly.Plots.resize(this.plot);
+    }
   }
 
   /**
@@ -104,6 +113,7 @@ export class Figure {
       }
       this.told(figure);
       this.failed(null);
+      this.fit();
     } catch (error) {
       if (error.name === 'AbortError' || request.signal.aborted) return;
       this.key = null;

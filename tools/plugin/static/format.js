@@ -43,14 +43,14 @@ export function clock(date) {
   return date.toLocaleTimeString('en-GB');
 }
 
-/** A time in seconds since 1970 as 2026-11-24 09:30:05, local. */
+const day = new Intl.DateTimeFormat('en-GB', {day: 'numeric', month: 'short'});
+const full = new Intl.DateTimeFormat('en-GB', {dateStyle: 'full', timeStyle: 'long'});
+
+/** A time in seconds since 1970 as 24 Nov 09:30, and in full; both local. */
 export function moment(value) {
-  if (!value) return NOTHING;
-  const date = new Date(value * 1000);
-  if (Number.isNaN(date.getTime())) return NOTHING;
-  const two = (number) => String(number).padStart(2, '0');
-  const day = [date.getFullYear(), two(date.getMonth() + 1), two(date.getDate())].join('-');
-  return `${day} ${clock(date)}`;
+  const date = new Date((value || NaN) * 1000);
+  if (Number.isNaN(date.getTime())) return {short: NOTHING, full: ''};
+  return {short: `${day.format(date)} ${clock(date).slice(0, 5)}`, full: full.format(date)};
 }
 
 /** "1.2 k → 3.4 k", or one number if they are the same. */

@@ -208,10 +208,6 @@ class Page {
     if (this.panel.firstChild !== view.element) {
       this.panel.replaceChildren(view.element);
       this.main.scrollTop = 0;
-      // Figures measure themselves when drawn, and their room may have changed since.
-      for (const plot of view.element.querySelectorAll('.js-plotly-plot')) {
-        if (plot.offsetParent) window.Plotly.Plots.resize(plot);
-      }
     }
     view.update();
   }

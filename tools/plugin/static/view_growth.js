@@ -2,7 +2,7 @@
 
 import {Figure} from './figure.js';
 import {button, el, say} from './dom.js';
-import {change, count, integer, moment, NOTHING, plural, real, seconds} from './format.js';
+import {change, integer, moment, NOTHING, plural, real, seconds} from './format.js';
 import {Table} from './table.js';
 import {facts, runName, warnings} from './parts.js';
 
@@ -51,7 +51,10 @@ export class GrowthView {
             'aria-label': `Look inside the growth of ${r.run} at step ${r.step}`,
           }),
         },
-        {key: 'time', label: 'Time', value: (r) => r.time, show: (r) => moment(r.time)},
+        {
+          key: 'time', label: 'Time', value: (r) => r.time, text: (r) => moment(r.time).short,
+          show: (r) => el('span', {text: moment(r.time).short, title: moment(r.time).full}),
+        },
         {
           key: 'outcome', label: 'Outcome', value: (r) => OUTCOMES[r.state],
           show: (r) => el('span', {
@@ -66,7 +69,7 @@ export class GrowthView {
         },
         {key: 'sites', label: 'Layers', number: true, value: (r) => r.sites, show: (r) => integer(r.sites),
           help: 'Layers (with all that is tied to them) that grew'},
-        {key: 'added', label: 'Channels added', number: true, value: (r) => r.added, show: (r) => integer(r.added)},
+        {key: 'added', label: 'Channels', number: true, value: (r) => r.added, show: (r) => `+${integer(r.added)}`, help: 'Channels added, in all layers'},
         {
           key: 'parameters', label: 'Parameters', number: true, value: (r) => r.parameters_after,
           show: (r) => change(r.parameters_before, r.parameters_after),

@@ -24,17 +24,14 @@ export class NetworkView {
     this.play = button('Play', () => (this.playing ? this.stop() : this.start()), {class: 'plain'});
     this.place = el('p', {class: 'place', role: 'status'});
     this.nothing = nothing();
-    this.content = el(
-      'div', {},
-      el(
-        'div', {class: 'choices card'}, this.play,
-        el('label', {for: this.slider.id, text: 'Growth'}),
-        el('div', {class: 'range wide'}, this.slider), this.place,
-      ),
-      this.figure.element,
+    this.controls = el(
+      'div', {class: 'choice wide'}, this.play,
+      el('label', {for: this.slider.id, text: 'Growth'}),
+      el('div', {class: 'range wide'}, this.slider), this.place,
     );
     this.element = el(
-      'div', {}, el('div', {class: 'choices card'}, this.run.element), this.nothing, this.content,
+      'div', {}, el('div', {class: 'choices card'}, this.run.element, this.controls),
+      this.nothing, this.figure.element,
     );
     this.playing = false;
   }
@@ -44,7 +41,7 @@ export class NetworkView {
     const run = this.run.show(ctx);
     this.nothing.hidden = Boolean(run);
     say(this.nothing, 'Choose a run in the list to see its network.');
-    this.content.hidden = !run;
+    this.controls.hidden = this.figure.element.hidden = !run;
     if (!run) {
       this.stop();
       return undefined;
