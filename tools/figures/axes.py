@@ -1,7 +1,7 @@
 """Where things stand on the x axis, and how long series are smoothed and thinned out."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.signal import lfilter
@@ -70,19 +70,17 @@ class XAxis:
 
     kind: str
     unit: tuple[float, str] = (1.0, "seconds")
+    _clocks: dict[int, "_Clock"] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, kind: str, runs: Iterable[Run]) -> "XAxis":
         """The axis on which all of `runs` fit, its unit of time chosen by the longest."""
-        longest = 0.0
-        if kind == "time":
-            for run in runs:
-                first, last = _span(run)
-                longest = max(longest, last - first)
+        clocks = {id(run): _Clock.of(run) for run in runs} if kind == "time" else {}
+        longest = max((clock.last - clock.first for clock in clocks.values()), default=0.0)
         for limit, size, name in _UNITS:
             if longest < limit:
-                return cls(kind, (size, name))
-        return cls(kind, (86400.0, "days"))
+                return cls(kind, (size, name), clocks)
+        return cls(kind, (86400.0, "days"), clocks)
 
     @property
     def title(self) -> str:
@@ -104,6 +102,11 @@ class XAxis:
             "hoverformat": hover[self.kind],
         }
 
+    def _time(self, run: Run) -> "_Clock":
+        if id(run) not in self._clocks:
+            self._clocks[id(run)] = _Clock.of(run)
+        return self._clocks[id(run)]
+
     def label(self, value: float) -> str:
         """A place on the axis, in words for a tick."""
         if not np.isfinite(value):
@@ -117,13 +120,14 @@ class XAxis:
     def series(self, run: Run, series: Series) -> np.ndarray:
         """Where the values of one of the run's series stand; NaN where nothing tells."""
         if self.kind == "time":
-            return (series.times - _span(run)[0]) / self.unit[0]
+            return (series.times - self._time(run).first) / self.unit[0]
         return self.steps(run, series.steps)
 
     def growths(self, run: Run, growths: list[Growth]) -> np.ndarray:
         """Where growths stand: just before them, on an axis of parameters."""
         if self.kind == "time":
-            return (np.array([g.time for g in growths], float) - _span(run)[0]) / self.unit[0]
+            times = np.array([g.time for g in growths], float)
+            return (times - self._time(run).first) / self.unit[0]
         return self.steps(run, np.array([g.step for g in growths], np.int64))
 
     def steps(self, run: Run, steps: np.ndarray) -> np.ndarray:
@@ -135,10 +139,10 @@ class XAxis:
             return parameters_at(run, steps)
         if self.kind == "flops":
             return flops_until(run, steps)
-        known, times = _clock(run)
-        if not len(known):
+        clock = self._time(run)
+        if not len(clock.steps):
             return np.full(len(steps), np.nan)
-        return (np.interp(steps, known, times) - _span(run)[0]) / self.unit[0]
+        return (np.interp(steps, clock.steps, clock.times) - clock.first) / self.unit[0]
 
 
 def log_axis(values: Iterable[np.ndarray]) -> dict:
@@ -166,30 +170,34 @@ def _si(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _clock(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    """Steps of which the time is known, in order, and the times."""
-    longest = max(run.scalars.values(), key=len, default=None)
-    steps = [g.step for g in run.growths]
-    times = [g.time for g in run.growths]
-    if longest is not None and len(longest):
-        known = np.concatenate([longest.steps, steps])
-        at = np.concatenate([longest.times, times])
-    else:
-        known, at = np.array(steps, float), np.array(times, float)
-    good = np.isfinite(at) & (at > 0)
-    order = np.argsort(known[good], kind="stable")
-    return known[good][order].astype(float), at[good][order].astype(float)
+@dataclass(frozen=True)
+class _Clock:
+    """When a run did what.
 
+    Attributes:
+        steps, times: steps of which the time is known, in order, and the times.
+        first, last: of all that it has logged, in seconds since 1970.
+    """
 
-def _span(run: Run) -> tuple[float, float]:
-    """The first and the last time that the run tells of, in seconds since 1970."""
-    times = [g.time for g in run.growths if np.isfinite(g.time) and g.time > 0]
-    for series in run.scalars.values():
-        if len(series):
-            good = series.times[np.isfinite(series.times) & (series.times > 0)]
-            if len(good):
-                times += [float(good.min()), float(good.max())]
-    return (min(times), max(times)) if times else (0.0, 0.0)
+    steps: np.ndarray
+    times: np.ndarray
+    first: float
+    last: float
+
+    @classmethod
+    def of(cls, run: Run) -> "_Clock":
+        longest = max(run.scalars.values(), key=len, default=None)
+        steps = np.array([g.step for g in run.growths], float)
+        times = np.array([g.time for g in run.growths], float)
+        ends = [series.times[[0, -1]] for series in run.scalars.values() if len(series)]
+        if longest is not None and len(longest):
+            steps, times = np.append(longest.steps, steps), np.append(longest.times, times)
+        good = np.isfinite(times) & (times > 0)
+        order = np.argsort(steps[good], kind="stable")
+        known = np.concatenate([times, *ends]) if ends else times
+        known = known[np.isfinite(known) & (known > 0)]
+        first, last = (known.min(), known.max()) if len(known) else (0.0, 0.0)
+        return cls(steps[good][order], times[good][order], float(first), float(last))
 
 
 def changes(run: Run) -> list[Growth]:

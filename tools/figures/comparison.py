@@ -17,7 +17,7 @@ from keras_grow.tools.figures.timeline import describe, legend_place, metric_of
 #: Values whose mean stands for the metric at one time.
 _WINDOW = 20
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "pentagon", "hexagon")
-_GAINS = 3_000
+_GAINS = 1_000
 
 
 def _known(runs: list[Run], metric: str) -> dict[str, Series]:
@@ -205,8 +205,15 @@ class Gain:
         return (self.after - self.before) / abs(self.before) if self.before else math.nan
 
 
-def gains(run: Run, metric: str = "loss", steps: int = 100) -> list[Gain]:
-    """What each growth of a run brought within `steps` training steps, or up to the next one."""
+def gains(run: Run, metric: str = "loss", steps: int = 100, most: int | None = None) -> list[Gain]:
+    """What each growth of a run brought within `steps` training steps, or up to the next one.
+
+    Args:
+        run: the run.
+        metric: tag of a scalar.
+        steps: after a growth.
+        most: how many growths are looked at, evenly chosen; None for all.
+    """
     series = metric_of(run, metric)
     if series is None or len(series) < 2:
         return []
@@ -214,7 +221,8 @@ def gains(run: Run, metric: str = "loss", steps: int = 100) -> list[Gain]:
     grown = [g for g in changes(run) if g.sites]
     ends = [g.step for g in grown[1:]] + [int(series.steps[-1])]
     starts = [int(series.steps[0]) - 1] + [g.step for g in grown[:-1]]
-    for growth, start, end in zip(grown, starts, ends, strict=True):
+    for number in evenly(len(grown), len(grown) if most is None else most):
+        growth, start, end = grown[number], starts[number], ends[number]
         after = min(steps, end - growth.step)
         before = min(after, growth.step - start)
         inside = slice(*np.searchsorted(series.steps, [growth.step, growth.step + after], "right"))
@@ -244,7 +252,8 @@ def _slope(series: Series, part: slice) -> float:
     good = np.isfinite(values)
     if good.sum() < 2 or np.ptp(steps[good]) == 0:
         return math.nan
-    return float(np.polyfit(steps[good] - steps[good][0], values[good], 1)[0])
+    steps, values = steps[good] - steps[good].mean(), values[good]
+    return float(steps @ values / (steps @ steps))
 
 
 def gain(
@@ -274,20 +283,19 @@ def gain(
     runs = list(runs)
     title = f"What growing brought: {metric} before, and {steps} steps after"
     _known(runs, metric)
-    found = {run.name: gains(run, metric, steps) for run in runs}
-    total = sum(len(one) for one in found.values())
-    if not total:
+    most = max(_GAINS // max(len(runs), 1), 20)
+    found = {run.name: gains(run, metric, steps, most) for run in runs}
+    shown = sum(len(one) for one in found.values())
+    total = sum(bool(g.sites) for run in runs if found[run.name] for g in changes(run))
+    if not shown:
         return empty(f"No growth has been followed by '{shortened(metric, 60)}' yet.", look, title)
     methods = list(dict.fromkeys(g.method for one in found.values() for g in one))
     styles = look.styles(run.name for run in runs)
     axis = XAxis.of(x, runs)
     figure = make_subplots(rows=1, cols=2, horizontal_spacing=0.1, column_widths=[0.52, 0.48])
-    most = max(_GAINS // len(runs), 20)
     traces: list[dict] = []
-    shown = 0
     for run in runs:
-        own = [found[run.name][i] for i in evenly(len(found[run.name]), most)]
-        shown += len(own)
+        own = found[run.name]
         named = False
         for method in methods:
             those = [g for g in own if g.method == method]
@@ -353,7 +361,7 @@ def gain(
         )  # fmt: skip
     notes = [_medians(found, methods, metric)]
     if shown < total:
-        notes.append(f"{shown:,} of {plural(total, 'growth')} are shown.")
+        notes.append(f"{shown:,} of {plural(total, 'growth')} could be followed, or are shown.")
     dress(
         figure, look, title, notes, 460,
         legend=legend_place(len(runs) + (len(methods) if len(methods) > 1 else 0), -0.18),

@@ -161,21 +161,21 @@ class _Story:
         """
         known = set(self.widths.names)
         now = {site: self.widths.at(site, np.array(steps, float)) for site in known}
+        version_of = np.array([self.version(step) for step in steps])
         table = np.zeros((len(steps), len(self.groups)))
-        for row, step in enumerate(steps):
-            version = self.version(step)
-            own = self._nodes_of[version]
+        for version in np.unique(version_of):
+            rows = version_of == version
+            own, start = self._nodes_of[version], self.versions[version].step
             for column, group in enumerate(self.groups):
                 node = own.get(group.path)
                 if node is None:
                     continue
-                width = math.nan if node.width is None else float(node.width)
-                if node.site in known:
+                table[rows, column] = math.nan if node.width is None else node.width
+                if node.site in known and node.width is not None:
                     # By the site's widths, of which this may be a multiple.
-                    then = self._width(node.site, self.versions[version].step)
-                    if then and math.isfinite(now[node.site][row]):
-                        width = round(width * now[node.site][row] / then)
-                table[row, column] = width
+                    ratio = now[node.site][rows] / (self._width(node.site, start) or math.nan)
+                    ratio = np.where(np.isfinite(ratio), ratio, 1.0)
+                    table[rows, column] = np.round(node.width * ratio)
         return table
 
     def _width(self, site: str, step: int) -> float:
@@ -250,6 +250,7 @@ class _Drawing:
         self.rows = -centres
         self.y = -centres[np.array(self.layout.ranks)]
         self.x = np.array(self.layout.lanes) * _PITCH
+        self.grows = np.array([story.grows(group.path) for group in story.groups])
         self._find_blocks()
         self.height = float(heights.sum())
         self.pixels = 26 if self.height <= 24 else 20 if self.height <= 45 else 16
@@ -301,8 +302,15 @@ class _Drawing:
         right = (self.lanes - 1) * _PITCH + _LABEL + _LABELS * (1 if self.lanes < 3 else 1.6)
         left = -_HALF - _ARC - _ARCS * (self.layout.depths + 1)
         left -= _BLOCKS * (1 + 0.3 * self.lanes) if self.blocks else 0.0
-        figure.update_xaxes(visible=False, range=[left, right], fixedrange=True)
-        figure.update_yaxes(visible=False, range=[-self.height - 0.2, 0.2], fixedrange=True)
+        # Bars have axes of their own: plotly draws lines over the bars of the same axes.
+        across = {"visible": False, "range": [left, right], "fixedrange": True}
+        down = {"visible": False, "range": [-self.height - 0.2, 0.2], "fixedrange": True}
+        figure.update_layout(
+            xaxis=across,
+            yaxis=down,
+            xaxis2={**across, "overlaying": "x", "anchor": "y2"},
+            yaxis2={**down, "overlaying": "y", "anchor": "x2"},
+        )
         for annotation in figure.layout.annotations:
             annotation.x = left + 0.01
         if slider and len(kept) > 1:
@@ -327,7 +335,7 @@ class _Drawing:
     def _state(
         self, now: np.ndarray, before: np.ndarray, start: np.ndarray, longest: np.ndarray, step: int
     ) -> dict:
-        grows = np.array([self.story.grows(group.path) for group in self.story.groups])
+        grows = self.grows
         there = ~(now == 0)
         added = np.where(np.isfinite(now) & np.isfinite(before), now - before, 0)
         colors = np.where(grows, _SAME, _FIXED)
@@ -350,8 +358,8 @@ class _Drawing:
             rows[self.layout.ranks[number]].append(words)
         labels = [_row_text(words) for words in rows]
         return {
-            "base": self.x - half,
-            "x": 2 * half,
+            "base": (self.x - half).astype(np.float32),
+            "x": (2 * half).astype(np.float32),
             "colors": colors.astype(np.int16),
             "customdata": np.stack([np.nan_to_num(now), added], axis=1).astype(np.int32),
             "labels": labels,
@@ -381,8 +389,13 @@ class _Drawing:
             for place in (number / len(_COLORS), (number + 1) / len(_COLORS))
         ]
         common = {
-            "type": "bar", "orientation": "h", "y": self.y, "width": thickness, "zorder": 1,
-        }  # fmt: skip
+            "type": "bar",
+            "orientation": "h",
+            "y": self.y,
+            "width": thickness,
+            "xaxis": "x2",
+            "yaxis": "y2",
+        }
         outer = {
             **common,
             "base": state["base"],
@@ -403,9 +416,13 @@ class _Drawing:
         }
         inner = {
             **common,
-            "base": self.x - np.minimum(half, state_half(state)),
-            "x": 2 * np.minimum(half, state_half(state)),
-            "marker": {"color": "#667b9c", "line": {"width": 0}, "opacity": self._solid()},
+            "base": (self.x - np.minimum(half, state_half(state))).astype(np.float32),
+            "x": (2 * np.minimum(half, state_half(state))).astype(np.float32),
+            "marker": {
+                "color": "#667b9c",
+                "line": {"width": 0},
+                "opacity": self.grows.astype(float),
+            },
             "hoverinfo": "skip",
             "showlegend": False,
             "meta": {"what": "start"},
@@ -426,9 +443,6 @@ class _Drawing:
         self._half = half
         return [outer, inner, labels]
 
-    def _solid(self) -> np.ndarray:
-        return np.array([1.0 if self.story.grows(g.path) else 0.0 for g in self.story.groups])
-
     def _frame(self, step: int, state: dict, edges: bool) -> dict:
         inner = np.minimum(self._half, state_half(state))
         data = [
@@ -439,7 +453,11 @@ class _Drawing:
                 "marker": {"color": state["colors"]},
                 "customdata": state["customdata"],
             },
-            {"type": "bar", "base": self.x - inner, "x": 2 * inner},
+            {
+                "type": "bar",
+                "base": (self.x - inner).astype(np.float32),
+                "x": (2 * inner).astype(np.float32),
+            },
             {"type": "scatter", "text": state["labels"]},
         ]
         traces = [1, 2, 3]
@@ -476,7 +494,6 @@ class _Drawing:
             "connectgaps": False,
             "hoverinfo": "skip",
             "showlegend": False,
-            "zorder": -1,
             "meta": {"what": "edges", "count": len(xs) // 2},
         }
 
@@ -555,6 +572,8 @@ class _Drawing:
         return [
             {
                 "type": "bar",
+                "xaxis": "x2",
+                "yaxis": "y2",
                 "x": [None],
                 "y": [None],
                 "name": _WORDS[number],

@@ -205,12 +205,12 @@ def spectra(
     parts = (places - low) / (high - low) if high > low else np.ones(len(places))
     scale = [list(stop) for stop in ORDER]
     shades = sample_colorscale(scale, [float(p) for p in parts])
-    figure = go.Figure()
+    traces: list[dict] = []
     for (step, one), shade in zip(shown, shades, strict=True):
         values = np.array(one.singular_values, float)
         index = np.arange(1, len(values) + 1)
         kept = max(one.width_after - one.width_before, 0)
-        figure.add_trace(
+        traces.append(
             {
                 "type": "scatter",
                 "mode": "lines+markers",
@@ -228,7 +228,7 @@ def spectra(
                 "meta": {"what": "spectrum", "step": int(step), "kept": kept},
             }
         )
-    figure.add_trace(
+    traces.append(
         {
             "type": "scatter",
             "mode": "markers",
@@ -256,6 +256,7 @@ def spectra(
             "meta": {"what": "scale"},
         }
     )
+    figure = go.Figure(traces)
     notes = ["Dots are the directions that became new channels."]
     if len(shown) < len(events):
         notes.append(f"{len(shown)} of {plural(len(events), 'growth')} are shown.")

@@ -175,7 +175,7 @@ def _lines(
     most: int,
     metric: str,
 ) -> tuple[list[dict], int]:
-    at = axis.series(run, series)
+    at = axis.series(run, series).astype(np.int32 if axis.kind == "step" else float)
     name, group = text(run.name, 32), run.name
     line = {"color": style.color, "dash": style.dash, "width": 2}
     common = {
@@ -193,7 +193,7 @@ def _lines(
             {
                 **common,
                 "x": at[kept],
-                "y": series.values[kept],
+                "y": series.values[kept].astype(np.float32),
                 "line": {"color": style.color, "width": 1},
                 "opacity": 0.3,
                 "hoverinfo": "skip",
@@ -208,8 +208,8 @@ def _lines(
             **common,
             "mode": "lines+markers" if few else "lines",
             "x": at[kept],
-            "y": values[kept],
-            "customdata": series.steps[kept],
+            "y": values[kept].astype(np.float32),
+            "customdata": series.steps[kept].astype(np.int32),
             "line": line,
             "marker": {"color": style.color},
             "name": name,

@@ -116,8 +116,8 @@ def widths(
             {
                 "type": "scatter",
                 "mode": "lines",
-                "x": axis.steps(run, steps),
-                "y": values,
+                "x": axis.steps(run, steps).astype(np.float32),
+                "y": values.astype(np.int32),
                 "line": {
                     "shape": "hv",
                     "width": 1.5 if many else 2,
