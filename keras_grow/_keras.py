@@ -358,6 +358,39 @@ def early_stoppings(callback: Any) -> list:
     return [c for c in found.values() if isinstance(c, keras.callbacks.EarlyStopping)]
 
 
+def logs_running_means(model: Any) -> bool:
+    """Whether "loss" in the logs of a training step is the mean since the epoch began.
+
+    So it is where Keras's own `train_step` returns its metrics.
+    """
+    own = ("train_step", "get_metrics_result", "reset_metrics", "compute_metrics")
+    return all(getattr(type(model), name) is getattr(keras.Model, name) for name in own)
+
+
+def learning_rate(model: Any) -> float | None:
+    """The learning rate of the optimizer's next step; None where it has none of its own.
+
+    Also in the middle of JAX's `fit`, which keeps the values outside the variables.
+    """
+    optimizer = model.optimizer
+    while hasattr(optimizer, "inner_optimizer"):
+        optimizer = optimizer.inner_optimizer
+    rate = getattr(optimizer, "_learning_rate", None)
+    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        rate = rate(_value_in_fit(model, optimizer.iterations))
+    elif isinstance(rate, keras.Variable):
+        rate = _value_in_fit(model, rate)
+    return None if rate is None else float(keras.ops.convert_to_numpy(rate))
+
+
+def _value_in_fit(model: Any, variable: Any) -> Any:
+    """The value of one of the optimizer's variables."""
+    if getattr(model, "_jax_state_synced", True):
+        return variable.value
+    places = [i for i, v in enumerate(model.optimizer.variables) if v is variable]
+    return model._jax_state["optimizer_variables"][places[0]]
+
+
 # --- layers ------------------------------------------------------------------------------------
 
 

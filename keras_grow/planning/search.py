@@ -62,6 +62,7 @@ class Search:
         readers: kernel axes that read channels, by variable and axis.
         carriers: identities along the axes of other weights that follow channels, likewise.
         axes: where the channels of every tensor lie that has some.
+        labels: their identities.
         blocked: identities that cannot grow, where they end, and why.
         doubtful: identities of which only a plan can tell whether they can grow.
         block_sizes: identities that grow in whole blocks only, with the size of a block.
@@ -76,6 +77,7 @@ class Search:
         self.readers: dict[tuple, Reader] = {}
         self.carriers: dict[tuple[int, int], np.ndarray] = {}
         self.axes: dict[Ref, int] = {}
+        self.labels: dict[Ref, np.ndarray] = {}
         self.count = 1
         self.pairs: list[tuple[np.ndarray, np.ndarray]] = []
         self.blocked: list[tuple[np.ndarray, Call | None, str]] = [
@@ -93,6 +95,7 @@ class Search:
             outputs = flow(call, [env[r] for r in call.inputs], self)
             env.update(zip(call.outputs, outputs, strict=True))
         self.axes = {ref: c.axis for ref, c in env.items() if c is not None}
+        self.labels = {ref: c.labels for ref, c in env.items() if c is not None}
         self._sharing(env)
         for ref in graph.outputs:
             channels = env[ref]

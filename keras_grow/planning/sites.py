@@ -16,7 +16,7 @@ import numpy as np
 
 from keras_grow import _keras
 from keras_grow.errors import GrowthError, RefusedError, nearest
-from keras_grow.graph import Call, Graph, graph_of
+from keras_grow.graph import Call, Graph, Ref, graph_of
 from keras_grow.planning.labels import Alike, rows_of, runs_of
 from keras_grow.planning.search import Producer, Reader, Search
 from keras_grow.rules import has_rule
@@ -129,6 +129,23 @@ class Atlas:
             )
         self._explain_missing(name)
         raise AssertionError("unreachable")
+
+    def site_of(self, ref: Ref) -> Site | None:
+        """The site that all channels of a tensor are of, if there is one."""
+        labels = self._search.labels.get(ref)
+        if labels is None or not len(labels):
+            return None
+        owners = set(self._owner[self.component[labels]].tolist())
+        index = owners.pop()
+        return self.sites[index] if not owners and index >= 0 else None
+
+    @cached_property
+    def _owner(self) -> np.ndarray:
+        """The index of the site of every class; -1 for those of none."""
+        owner = np.full(len(self.component), -1)
+        for index, site in enumerate(self.sites):
+            owner[site.classes] = index
+        return owner
 
     def _explain_missing(self, name: str) -> None:
         model = self.graph.model.name

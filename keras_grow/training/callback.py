@@ -18,12 +18,12 @@ from keras_grow.growth import methods
 from keras_grow.growth.data import GrowthData
 from keras_grow.growth.methods.base import FORMS
 from keras_grow.growth.outputs import Outputs
-from keras_grow.logs import events as event_log
 from keras_grow.logs.events import GrowthEvent
 from keras_grow.planning import survey
 from keras_grow.planning.cost import graph_flops
 from keras_grow.training import schedules
 from keras_grow.training.budgets import Room
+from keras_grow.training.logging import RunLog
 from keras_grow.training.looking import Look, SiteScore
 from keras_grow.training.operations import Operation, Outcome, Setting, operation
 from keras_grow.training.schedules import Moment, Schedule
@@ -63,7 +63,9 @@ class GrowthCallback(keras.callbacks.Callback):
         method: "gradmax", "random", or an object from `keras_grow.methods`.
         schedule: when to grow, by default `Every(200)`; a function of a `schedules.Moment` too.
         selector: where and how much, by default `All(amount=2)`; new layers and bridges too.
-        log_dir: where each event is appended to `growth-events.jsonl` as it happens.
+        log_dir: a folder of this run's own. Each event is appended to `growth-events.jsonl` as it
+            happens, and where tensorboard is installed (TensorFlow is not needed) everything is
+            written that `tensorboard --logdir` shows; see below.
         form: "auto", or a form of growth that the method knows, such as "inverse".
         batches: how many batches of growth data an event looks at; None for all of it, once. New
             layers and bridges look at the first.
@@ -77,9 +79,27 @@ class GrowthCallback(keras.callbacks.Callback):
         seed: of everything random in growth.
         verify: compare the outputs on up to 32 samples before and after every growth; undo it
             and raise if they differ by more than 1e-5 of their scale (float32).
+        log_every: training steps between records of loss and metrics.
         on_failure: what to do when a growth fails for want of memory or another fault of the
             machine. The model is as it was either way. "continue" warns, notes it in the events
             and trains on; "raise" ends `fit`.
+
+    With a log_dir these are written, at the number of training steps done:
+
+    * `loss`: of the step itself, or the mean of the `log_every` steps since the last record. Keras
+      hands its callbacks the mean since the epoch began; what was added to it is worked out from
+      that. Late in epochs of many thousand steps, where rounding would spoil that, a record is the
+      mean of a few more steps. The loss that a `train_step` of your own returns is written as it
+      is.
+    * metrics as Keras gives them, means since the epoch began; `val_*` at the ends of epochs;
+    * `learning_rate` when it has changed, looked at as often as takes 0.2 % of the time;
+    * `parameters`, `flops` (one sample, forward) and `width/SITE`, at the start and when they
+      change; every growth, and what the network looks like.
+
+    `keras.callbacks.TensorBoard` can have the same log_dir. With a state that was set, or in a
+    second `fit`, records go on from `step`, and later ones that an earlier session has left in the
+    folder are taken back. A disk that is full in the middle of a training ends the log with a
+    warning, not the training, unless `on_failure` is "raise".
 
     Attributes:
         events: a `GrowthEvent` for every growth so far, and for every one that was due and found
@@ -108,6 +128,7 @@ class GrowthCallback(keras.callbacks.Callback):
         dry_run: bool = False,
         seed: int = 0,
         verify: bool = True,
+        log_every: int = 1,
         on_failure: str = "continue",
     ) -> None:
         super().__init__()
@@ -133,6 +154,7 @@ class GrowthCallback(keras.callbacks.Callback):
                 raise GrowthError(f"{name} must be a positive number. Received: {name}={limit!r}")
         check_whole("warmup", warmup, 0)
         check_whole("seed", seed, 0)
+        check_whole("log_every", log_every, 1)
         self.method = methods.get(method)
         self.schedule = schedules.get(schedule)
         self.selector = All(amount=2) if selector is None else selector
@@ -146,6 +168,9 @@ class GrowthCallback(keras.callbacks.Callback):
         self.seed = seed
         self.verify = verify
         self.on_failure = on_failure
+        self.log_every = log_every
+        raising = on_failure == "raise"
+        self._log = None if log_dir is None else RunLog(log_dir, log_every, raising)
         self.data = GrowthData(data, batch_size, seed)
         self.events: list[GrowthEvent] = []
         self.step = 0
@@ -224,18 +249,26 @@ class GrowthCallback(keras.callbacks.Callback):
                 self._slopes.install(call)
         if len(self._slopes):
             _keras.drop_compiled(model)
+        if self._log is not None:
+            self._log.begin(model, atlas, self.step)
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self._epoch = epoch
         self._epoch_start = self.step
+        if self._log is not None:
+            self._log.epoch_begin()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         self._ended = logs or {}
+        if self._log is not None:
+            self._log.epoch_end(self.step, logs)
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         # `batch` is the last step of the block when steps_per_execution is more than 1.
         before, self.step = self.step, self._epoch_start + batch + 1
         try:
+            if self._log is not None:
+                self._log.batch(self._model, before, self.step, batch + 1, logs or {})
             if self._warming is not None and self._warming.active:
                 _ = self.model  # on JAX this puts the state of the fit back into the variables
                 self._warming.step(self.step - before)
@@ -247,6 +280,8 @@ class GrowthCallback(keras.callbacks.Callback):
         self._look = self._ended = None
 
     def on_train_end(self, logs: dict | None = None) -> None:
+        if self._log is not None:
+            self._log.end()
         self._stoppings = []
         self._look = None
         if not self._slopes.remove():
@@ -321,6 +356,7 @@ class GrowthCallback(keras.callbacks.Callback):
             flops_after=flops,
             notes=occasion.notes,
             dry_run=self.dry_run,
+            time=time.time(),
         )
         try:
             done = self._carry_out(chosen, event) if chosen else None
@@ -341,7 +377,7 @@ class GrowthCallback(keras.callbacks.Callback):
             self._last = self.step
             event.sites = done.sites
             event.loss = done.loss
-            event.deviation = done.deviation
+            event.deviation, event.tolerance = done.deviation, done.tolerance
             event.parameters_after += done.parameters
             event.flops_after += done.flops
             event.seconds = {"survey": selected - start, **done.seconds}
@@ -380,8 +416,8 @@ class GrowthCallback(keras.callbacks.Callback):
 
     def _note(self, event: GrowthEvent) -> None:
         self.events.append(event)
-        if self.log_dir is not None:
-            event_log.append(self.log_dir, event)
+        if self._log is not None:
+            self._log.growth(event, self._model)
 
 
 def _state_of(owner: Any) -> dict[str, Any]:

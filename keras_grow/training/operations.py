@@ -17,7 +17,7 @@ from keras_grow.apply.structure import places
 from keras_grow.graph import Graph, graph_of
 from keras_grow.growth.engine import CHECKED_SAMPLES, GrowthStep
 from keras_grow.growth.methods import Method
-from keras_grow.growth.outputs import Outputs, compare
+from keras_grow.growth.outputs import Outputs, compare, tolerance_of
 from keras_grow.insertion import bridge, bridge_, insert, insert_
 from keras_grow.insertion.bridging import check_bridge
 from keras_grow.logs.events import SiteGrowth
@@ -68,6 +68,7 @@ class Outcome:
         loss: of the growth data; None where not computed.
         deviation: of the outputs; None if not compared.
         seconds: by phase.
+        tolerance: up to which the outputs count as the same.
     """
 
     sites: list[SiteGrowth]
@@ -76,6 +77,7 @@ class Outcome:
     loss: float | None = None
     deviation: float | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    tolerance: float | None = None
 
 
 class Operation(Protocol):
@@ -160,6 +162,7 @@ class Widen:
             done.loss,
             None if done.report is None else done.report.relative,
             done.seconds,
+            None if done.report is None else done.report.tolerance,
         )
 
     def _step(self) -> GrowthStep:
@@ -212,7 +215,8 @@ class _Structural:
         done = self._outcome(self.setting.model, name, cost)
         if outputs is not None:
             outputs.renew(graph_of(self.setting.model))
-            done.deviation = compare(before, outputs(sample)).relative
+            report = compare(before, outputs(sample), tolerance_of(self.setting.model))
+            done.deviation, done.tolerance = report.relative, report.tolerance
         return done
 
     def _copy(self) -> tuple[Any, str]:

@@ -436,7 +436,7 @@ def test_relu_neurons_with_zero_fan_in_train_and_events_are_written_at_once(meth
 
 
 def comparable(callback):
-    return [{**e.to_dict(), "seconds": None} for e in callback.events]
+    return [{**e.to_dict(), "seconds": None, "time": None} for e in callback.events]
 
 
 def test_a_run_continued_from_its_state_has_the_same_events(tmp_path):

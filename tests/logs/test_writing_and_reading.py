@@ -22,20 +22,24 @@ from keras_grow.logs.writing import RunWriter
 
 NETWORK = Network("net", 0, (Node("a", "Dense", 4, "a", 12), Node("b", "Dense", 2)), ((0, 1),))
 
-# Backends and their packages are hidden from `import`, as if they were not installed.
-BLOCK = """
-import importlib.abc, sys
-class Blocked(importlib.abc.MetaPathFinder):
+# Packages of these names are not found by `import`, as if they were not installed.
+HIDE = """
+import sys
+class Hiding:
+    def __init__(self, finder):
+        self.finder = finder
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in HIDDEN:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Blocked())
+        if name.partition(".")[0] not in HIDDEN:
+            return self.finder.find_spec(name, path, target)
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
 """
 
 
 def python(code, *arguments, hidden=(), wait=True, **options):
     """Runs a program in a process of its own."""
-    code = f"HIDDEN = {set(hidden)!r}\n{BLOCK}\n" + textwrap.dedent(code)
+    code = f"HIDDEN = {set(hidden)!r}\n{HIDE}\n" + textwrap.dedent(code)
     process = subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
