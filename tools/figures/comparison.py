@@ -6,12 +6,20 @@ from dataclasses import dataclass
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from keras_grow.errors import GrowthError, check_whole, nearest
 from keras_grow.logs.runs import Growth, Run, Series
-from keras_grow.tools.figures.axes import XAxis, changes, evenly, smoothed
-from keras_grow.tools.figures.theme import NEUTRAL, Look, dress, empty, plural, shortened, text
+from keras_grow.tools.figures.axes import XAxis, changes, evenly, log_axis, smoothed
+from keras_grow.tools.figures.theme import (
+    NEUTRAL,
+    Draft,
+    Look,
+    dress,
+    empty,
+    plural,
+    shortened,
+    text,
+)
 from keras_grow.tools.figures.timeline import describe, legend_place, metric_of
 
 #: Values whose mean stands for the metric at one time.
@@ -116,9 +124,10 @@ def tradeoff(
         ends.append((float(places[-1]), float(heights[-1]), run.name))
     if not traces:
         return empty(f"These runs do not tell of their {_cost(x)}.", look, title)
-    figure = go.Figure(traces)
+    draft = Draft()
+    draft.add(*traces)
     for place, height, name in _apart(ends, traces, log):
-        figure.add_annotation(
+        draft.annotate(
             x=place,
             y=height,
             text=text(name, 24),
@@ -130,13 +139,12 @@ def tradeoff(
     notes = ["Small marks are the model just before a growth, large ones at the end."]
     if unknown:
         notes.append(f"Not shown, for want of data: {_list(unknown)}.")
-    dress(figure, look, title, notes, 480, legend=legend_place(len(traces), -0.16))
-    figure.update_xaxes(axis.layout)
-    figure.update_yaxes(title={"text": text(metric, 30)})
+    draft.axis("xaxis", **axis.layout)
+    draft.axis("yaxis", title={"text": text(metric, 30)})
     if log:
-        figure.update_xaxes(type="log")
-        figure.update_yaxes(type="log")
-    return figure
+        draft.axis("xaxis", type="log")
+        draft.axis("yaxis", **log_axis([trace["y"] for trace in traces]))
+    return dress(draft, look, title, notes, 480, legend=legend_place(len(traces), -0.16))
 
 
 def _apart(
@@ -292,7 +300,10 @@ def gain(
     methods = list(dict.fromkeys(g.method for one in found.values() for g in one))
     styles = look.styles(run.name for run in runs)
     axis = XAxis.of(x, runs)
-    figure = make_subplots(rows=1, cols=2, horizontal_spacing=0.1, column_widths=[0.52, 0.48])
+    draft = Draft()
+    draft.axis("xaxis", domain=[0, 0.46])
+    draft.axis("xaxis2", domain=[0.56, 1.0], anchor="y2")
+    draft.axis("yaxis2", anchor="x2")
     traces: list[dict] = []
     for run in runs:
         own = found[run.name]
@@ -333,15 +344,14 @@ def gain(
                     **common,
                     "x": [100 * g.slope_before for g in those],
                     "y": [100 * g.slope_after for g in those],
-                    "xaxis": "x2",
-                    "yaxis": "y2",
+                    "row": 2,
                     "showlegend": False,
                     "meta": {"run": run.name, "what": "slopes", "method": method},
                 }
             )
-    figure.add_traces(traces)
+    draft.add(*traces)
     if len(methods) > 1:
-        figure.add_traces([_key(m, i) for i, m in enumerate(methods)])
+        draft.add(*[_key(m, i) for i, m in enumerate(methods)])
     slopes = [
         v
         for one in found.values()
@@ -351,32 +361,30 @@ def gain(
     ]
     if slopes:
         low, high = min(*slopes, 0.0), max(*slopes, 0.0)
-        figure.add_shape(
+        draft.shape(
             type="line", x0=low, y0=low, x1=high, y1=high, xref="x2", yref="y2",
             line={"color": NEUTRAL, "width": 1, "dash": "dash"}, layer="below",
         )  # fmt: skip
-        figure.add_annotation(
+        draft.annotate(
             x=high, y=low, xref="x2", yref="y2", xanchor="right", yanchor="bottom",
             text="falls faster after the growth",
         )  # fmt: skip
     notes = [_medians(found, methods, metric)]
     if shown < total:
         notes.append(f"{shown:,} of {plural(total, 'growth')} could be followed, or are shown.")
-    dress(
-        figure, look, title, notes, 460,
-        legend=legend_place(len(runs) + (len(methods) if len(methods) > 1 else 0), -0.18),
-    )  # fmt: skip
-    figure.update_xaxes(axis.layout, col=1)
-    figure.update_yaxes(title={"text": f"Change of {text(metric, 24)}"}, ticksuffix=" &#37;", col=1)
+    draft.axis("xaxis", **axis.layout)
+    draft.axis("yaxis", title={"text": f"Change of {text(metric, 24)}"}, ticksuffix=" &#37;")
     per = f"{text(metric, 24)} per 100 steps"
-    figure.update_xaxes(title={"text": f"{per}, before"}, col=2)
-    figure.update_yaxes(title={"text": f"{per}, after"}, col=2)
-    return figure
+    draft.axis("xaxis2", title={"text": f"{per}, before"})
+    draft.axis("yaxis2", title={"text": f"{per}, after"})
+    entries = len(runs) + (len(methods) if len(methods) > 1 else 0)
+    return dress(draft, look, title, notes, 460, legend=legend_place(entries, -0.18))
 
 
 def _told(run: Run, one: Gain, metric: str) -> str:
     return (
-        f"{describe(run, one.growth)}<br>{text(metric, 30)} {one.before:.4g} → {one.after:.4g} "
+        f"{describe(run, one.growth, named=False)}<br>"
+        f"{text(metric, 30)} {one.before:.4g} → {one.after:.4g} "
         f"in {one.steps:,} steps ({100 * one.change:+.1f} &#37;)"
     )
 

@@ -4,11 +4,10 @@ from collections.abc import Iterable
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from keras_grow.logs.runs import Growth, Run
 from keras_grow.tools.figures.axes import XAxis, evenly
-from keras_grow.tools.figures.theme import Look, count, dress, empty, plural, text
+from keras_grow.tools.figures.theme import Draft, Look, count, dress, empty, plural, text
 from keras_grow.tools.figures.timeline import legend_place
 
 #: Always the same colour for the same work, in the order in which it is done.
@@ -50,11 +49,7 @@ def costs(
     timed = [run for run in runs if run.growths]
     if not timed:
         return empty("No growth has been logged yet.", look, title)
-    figure = _one(timed[0], look) if len(timed) == 1 else _several(timed, look)
-    if log:
-        figure.update_yaxes(type="log", row=2)
-        figure.update_yaxes(type="log", row=3)
-    return figure
+    return _one(timed[0], look) if len(timed) == 1 else _several(timed, look)
 
 
 def _phases(growths: list[Growth]) -> list[str]:
@@ -62,25 +57,15 @@ def _phases(growths: list[Growth]) -> list[str]:
     return [p for p in PHASES if p in known] + sorted(known - set(PHASES))
 
 
-def _grid(heights: list[float], shared: bool) -> go.Figure:
-    return make_subplots(
-        rows=3,
-        cols=1,
-        shared_xaxes=shared,
-        vertical_spacing=0.06 if shared else 0.1,
-        row_heights=heights,
-    )
-
-
 def _one(run: Run, look: Look) -> go.Figure:
-    figure = _grid([0.5, 0.25, 0.25], True)
+    draft = Draft([0.5, 0.25, 0.25], gap=0.06)
     kept = evenly(len(run.growths), _BARS)
     growths = [run.growths[i] for i in kept]
     axis = XAxis.of(look.x, [run])
     numbers = np.arange(1, len(growths) + 1)
     labels = [axis.label(value) for value in axis.growths(run, growths)]
     for phase in _phases(growths):
-        figure.add_trace(
+        draft.add(
             {
                 "type": "bar",
                 "x": numbers,
@@ -91,9 +76,8 @@ def _one(run: Run, look: Look) -> go.Figure:
                 "hovertemplate": f"{text(phase, 30)}: %{{y:.3~g}} s<br>step "
                 "%{customdata[0]:,d}<extra></extra>",
                 "meta": {"run": run.name, "what": "seconds", "phase": phase},
+                "row": 1,
             },
-            row=1,
-            col=1,
         )
     color = look.styles([run.name])[run.name].color
     for row, what, word in ((2, "parameters", "parameters"), (3, "flops", "FLOPs")):
@@ -113,7 +97,7 @@ def _one(run: Run, look: Look) -> go.Figure:
             ("before", np.minimum(before, after), np.zeros(len(before)), 0.35, "before"),
             ("added", np.abs(after - before), np.minimum(before, after), 1.0, "added"),
         ):
-            figure.add_trace(
+            draft.add(
                 {
                     **common,
                     "y": height,
@@ -124,41 +108,52 @@ def _one(run: Run, look: Look) -> go.Figure:
                     "legendgroup": group,
                     "showlegend": row == 2,
                     "meta": {"run": run.name, "what": what, "part": group},
+                    "row": row,
                 },
-                row=row,
-                col=1,
             )
     total = sum(sum(g.seconds.values()) for g in run.growths)
     notes = [f"{plural(len(run.growths), 'growth')} took {seconds(total)} in all."]
     if len(growths) < len(run.growths):
         notes.append(f"{len(growths):,} of {len(run.growths):,} are shown.")
-    dress(
-        figure, look, f"Cost of growing {run.name}", notes, 600,
-        barmode="stack", bargap=0.25, legend=legend_place(3, -0.12),
-    )  # fmt: skip
     shown = evenly(len(growths), 12)
-    figure.update_xaxes(
-        tickvals=numbers[shown], ticktext=[labels[i] for i in shown], showgrid=False
+    for name in ("xaxis", "xaxis2", "xaxis3"):
+        draft.axis(
+            name, tickvals=numbers[shown], ticktext=[labels[i] for i in shown], showgrid=False
+        )
+    title = f"Growths, by {axis.title[0].lower()}{axis.title[1:]}"
+    draft.axis("xaxis3", title={"text": title})
+    draft.axis("yaxis", title={"text": "Seconds"})
+    _sizes(draft, look)
+    return dress(
+        draft,
+        look,
+        f"Cost of growing {run.name}",
+        notes,
+        600,
+        barmode="stack",
+        bargap=0.25,
+        legend=legend_place(3, -0.12),
     )
-    figure.update_xaxes(
-        title={"text": f"Growths, by {axis.title[0].lower()}{axis.title[1:]}"}, row=3
-    )
-    figure.update_yaxes(title={"text": "Seconds"}, row=1)
-    figure.update_yaxes(title={"text": "Parameters"}, tickformat="~s", row=2)
-    figure.update_yaxes(title={"text": "FLOPs"}, tickformat="~s", row=3)
-    return figure
+
+
+def _sizes(draft: Draft, look: Look) -> None:
+    """Axes of the two lower rows."""
+    for name, title in (("yaxis2", "Parameters"), ("yaxis3", "FLOPs")):
+        draft.axis(name, title={"text": title}, tickformat="~s")
+        if look.log:
+            draft.axis(name, type="log", tickformat=".2~s", nticks=6)
 
 
 def _several(runs: list[Run], look: Look) -> go.Figure:
     order = list(reversed(runs))[:_GROUPS]
-    figure = _grid([0.3 + 0.012 * len(order), 0.3, 0.3], False)
+    draft = Draft([0.3 + 0.012 * len(order), 0.3, 0.3], gap=0.1, shared=False)
     axis = XAxis.of(look.x, runs)
     styles = look.styles(run.name for run in runs)
     growths = [growth for run in runs for growth in run.growths]
     places = np.arange(len(order))
     for phase in _phases(growths):
         means = [np.mean([g.seconds.get(phase, 0.0) for g in run.growths]) for run in order]
-        figure.add_trace(
+        draft.add(
             {
                 "type": "bar",
                 "orientation": "h",
@@ -170,9 +165,8 @@ def _several(runs: list[Run], look: Look) -> go.Figure:
                 "hovertemplate": f"<b>%{{hovertext}}</b><br>{text(phase, 30)}: %{{x:.3~g}} s a "
                 "growth<extra></extra>",
                 "meta": {"what": "seconds", "phase": phase},
+                "row": 1,
             },
-            row=1,
-            col=1,
         )
     for row, what, word in ((2, "parameters", "parameters"), (3, "flops", "FLOPs")):
         for run in runs:
@@ -180,9 +174,12 @@ def _several(runs: list[Run], look: Look) -> go.Figure:
             own = run.growths
             at = axis.growths(run, own)
             sizes = np.array([getattr(g, f"{what}_before") for g in own[:1]], float)
-            sizes = np.append(sizes, [getattr(g, f"{what}_after") for g in own])
+            ends = ["before" if g.dry_run else "after" for g in own]
+            sizes = np.append(
+                sizes, [getattr(g, f"{what}_{end}") for g, end in zip(own, ends, strict=True)]
+            )
             name = text(run.name, 32)
-            figure.add_trace(
+            draft.add(
                 {
                     "type": "scatter",
                     "mode": "lines+markers" if len(own) <= 60 else "lines",
@@ -197,27 +194,29 @@ def _several(runs: list[Run], look: Look) -> go.Figure:
                     "showlegend": row == 2,
                     "hovertemplate": f"<b>{name}</b><br>%{{y:.4~s}} {word}<extra></extra>",
                     "meta": {"run": run.name, "what": what},
+                    "row": row,
                 },
-                row=row,
-                col=1,
             )  # fmt: skip
     notes = ["Seconds are those of a mean growth of each run."]
     if len(order) < len(runs):
         notes.append(f"{len(order)} of {len(runs)} runs are shown there.")
-    dress(
-        figure, look, "Cost of growing", notes, 600 + 18 * len(order),
-        barmode="stack", bargap=0.3, legend=legend_place(9, -0.12),
-    )  # fmt: skip
-    figure.update_yaxes(
-        tickvals=places, ticktext=[text(run.name, 28) for run in order], showgrid=False, row=1
+    draft.axis(
+        "yaxis", tickvals=places, ticktext=[text(run.name, 28) for run in order], showgrid=False
     )
-    figure.update_xaxes(title={"text": "Seconds of one growth"}, row=1)
-    figure.update_xaxes(axis.layout, row=2)
-    figure.update_xaxes(axis.layout, row=3)
-    figure.update_xaxes(title={"text": ""}, row=2)
-    figure.update_yaxes(title={"text": "Parameters"}, tickformat="~s", row=2)
-    figure.update_yaxes(title={"text": "FLOPs"}, tickformat="~s", row=3)
-    return figure
+    draft.axis("xaxis", title={"text": "Seconds of one growth"})
+    draft.axis("xaxis2", **{**axis.layout, "title": {"text": ""}}, matches="x3")
+    draft.axis("xaxis3", **axis.layout)
+    _sizes(draft, look)
+    return dress(
+        draft,
+        look,
+        "Cost of growing",
+        notes,
+        600 + 18 * len(order),
+        barmode="stack",
+        bargap=0.3,
+        legend=legend_place(9, -0.12),
+    )
 
 
 def _part(before: float, after: float) -> str:

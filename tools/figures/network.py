@@ -15,6 +15,7 @@ from keras_grow.tools.figures.layout import Route, arrange
 from keras_grow.tools.figures.theme import (
     ACCENT,
     NEUTRAL,
+    Draft,
     Look,
     dress,
     empty,
@@ -281,46 +282,44 @@ class _Drawing:
                 earlier = row
             states.append(self._state(table[row], table[earlier], start, longest, one))
         edges = self._edges(kept[shown])
-        figure = go.Figure([edges, *self._bars(states[shown], start, longest), *self._keys(states)])
-        self._bands(figure)
+        draft = Draft()
+        draft.add(edges, *self._bars(states[shown], start, longest), *self._keys(states))
         if not story.widths.names:
             notes.append("Widths over time are not known; these are of the start.")
-        notes.append("Bars are as long as the root of the number of channels.")
-        if self.look.log:
-            notes[-1] = "Bars are as long as the logarithm of the number of channels."
-        below = 84 if slider and len(kept) > 1 else 16
-        dress(
-            figure,
+        how = "logarithm" if self.look.log else "root"
+        notes.append(f"Bars are as long as the {how} of the number of channels.")
+        right = (self.lanes - 1) * _PITCH + _LABEL + _LABELS * (1 if self.lanes < 3 else 1.6)
+        left = -_HALF - _ARC - _ARCS * (self.layout.depths + 1)
+        left -= _BLOCKS * (1 + 0.3 * self.lanes) if self.blocks else 0.0
+        self._bands(draft, left + 0.01)
+        # Bars have axes of their own: plotly draws lines over the bars of the same axes.
+        across = {"visible": False, "range": [left, right], "fixedrange": True}
+        down = {"visible": False, "range": [-self.height - 0.2, 0.2], "fixedrange": True}
+        draft.axis("xaxis", **across)
+        draft.axis("yaxis", **down)
+        draft.axis("xaxis2", **across, overlaying="x", anchor="y2")
+        draft.axis("yaxis2", **down, overlaying="y", anchor="x2")
+        controls: dict = {}
+        if slider and len(kept) > 1:
+            many = len(story.versions) > 1
+            draft.frames = [
+                self._frame(one, state, many) for one, state in zip(kept, states, strict=True)
+            ]
+            controls = _controls(kept, shown)
+        below = 84 if controls else 16
+        return dress(
+            draft,
             self.look,
             title,
             notes,
             int(self.height * self.pixels) + 90 + below,
+            above=28,
+            margin={"l": 16, "r": 16, "b": below},
+            meta={"steps": kept, "step": kept[shown]},
             barmode="overlay",
             legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom"},
+            **controls,
         )
-        figure.layout.margin.update(l=16, r=16, b=below, t=figure.layout.margin.t + 28)
-        right = (self.lanes - 1) * _PITCH + _LABEL + _LABELS * (1 if self.lanes < 3 else 1.6)
-        left = -_HALF - _ARC - _ARCS * (self.layout.depths + 1)
-        left -= _BLOCKS * (1 + 0.3 * self.lanes) if self.blocks else 0.0
-        # Bars have axes of their own: plotly draws lines over the bars of the same axes.
-        across = {"visible": False, "range": [left, right], "fixedrange": True}
-        down = {"visible": False, "range": [-self.height - 0.2, 0.2], "fixedrange": True}
-        figure.update_layout(
-            xaxis=across,
-            yaxis=down,
-            xaxis2={**across, "overlaying": "x", "anchor": "y2"},
-            yaxis2={**down, "overlaying": "y", "anchor": "x2"},
-        )
-        for annotation in figure.layout.annotations:
-            annotation.x = left + 0.01
-        if slider and len(kept) > 1:
-            many = len(story.versions) > 1
-            figure.frames = [
-                self._frame(one, state, many) for one, state in zip(kept, states, strict=True)
-            ]
-            _controls(figure, kept, shown)
-        figure.layout.meta = {**figure.layout.meta, "steps": kept, "step": kept[shown]}
-        return figure
 
     def _start(self, table: np.ndarray) -> np.ndarray:
         """The first width of every group."""
@@ -543,18 +542,18 @@ class _Drawing:
             for name, first, last in blocks([path for _, path in trunk])
         ]
 
-    def _bands(self, figure: go.Figure) -> None:
+    def _bands(self, draft: Draft, left: float) -> None:
         """A band behind every block, and its name."""
         for number, (name, top, bottom) in enumerate(self.blocks):
             above = self._edge_of(top, -1)
             below = self._edge_of(bottom, 1)
-            figure.add_shape(
+            draft.shape(
                 type="rect", xref="paper", yref="y", x0=0, x1=1, y0=above, y1=below,
                 layer="below", line={"width": 0},
                 fillcolor=f"rgba(127,133,140,{0.06 if number % 2 else 0.14})",
             )  # fmt: skip
-            figure.add_annotation(
-                text=text(name, 22), xref="x", yref="y", x=0, y=(above + below) / 2,
+            draft.annotate(
+                text=text(name, 22), xref="x", yref="y", x=left, y=(above + below) / 2,
                 xanchor="left", yanchor="middle", font={"size": 11},
             )  # fmt: skip
 
@@ -629,15 +628,16 @@ def blocks(paths: list[str]) -> list[tuple[str, int, int]]:
     return found
 
 
-def _controls(figure: go.Figure, steps: list[int], shown: int) -> None:
+def _controls(steps: list[int], shown: int) -> dict:
+    """A slider over the frames, and a button that plays them."""
     at_once = {
         "mode": "immediate",
         "frame": {"duration": 0, "redraw": True},
         "transition": {"duration": 0},
     }
     playing = {**at_once, "frame": {"duration": 600, "redraw": True}, "fromcurrent": False}
-    figure.update_layout(
-        sliders=[
+    return {
+        "sliders": [
             {
                 "active": shown,
                 "x": 0.13,
@@ -652,7 +652,7 @@ def _controls(figure: go.Figure, steps: list[int], shown: int) -> None:
                 ],
             }
         ],
-        updatemenus=[
+        "updatemenus": [
             {
                 "type": "buttons",
                 "direction": "left",
@@ -668,4 +668,4 @@ def _controls(figure: go.Figure, steps: list[int], shown: int) -> None:
                 ],
             }
         ],
-    )
+    }

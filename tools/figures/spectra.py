@@ -15,6 +15,7 @@ from keras_grow.tools.figures.theme import (
     ACCENT,
     NEUTRAL,
     ORDER,
+    Draft,
     Look,
     dress,
     empty,
@@ -105,13 +106,13 @@ def spectrum(
         )
     kept = min(max(one.width_after - one.width_before, 0), len(values))
     index = np.arange(1, len(values) + 1)
-    figure = go.Figure()
+    draft = Draft()
     for words, part, color in (
         (f"kept: {kept}", slice(None, kept), ACCENT),
         (f"not used: {len(values) - kept}", slice(kept, None), NEUTRAL),
     ):
         if len(index[part]):
-            figure.add_trace(
+            draft.add(
                 {
                     "type": "bar",
                     "x": index[part],
@@ -123,9 +124,17 @@ def spectrum(
                 }
             )
     if 0 < kept < len(values):
-        figure.add_vline(x=kept + 0.5, line={"color": ACCENT, "width": 1.5, "dash": "dash"})
+        draft.shape(
+            type="line",
+            x0=kept + 0.5,
+            x1=kept + 0.5,
+            y0=0,
+            y1=1,
+            yref="paper",
+            line={"color": ACCENT, "width": 1.5, "dash": "dash"},
+        )
         for words, anchor, shift in (("kept", "right", -6), ("not used", "left", 6)):
-            figure.add_annotation(
+            draft.annotate(
                 x=kept + 0.5,
                 y=0.98,
                 yref="paper",
@@ -142,14 +151,11 @@ def spectrum(
     if one.rank is not None and one.rank > len(values):
         notes.append(f"The {len(values):,} largest of {one.rank:,} are shown.")
     notes += [shortened(note, 200) for note in one.notes[:2]]
-    dress(figure, look, title, notes, 400, bargap=0.12, legend=_inside())
-    figure.update_xaxes(title={"text": "Direction, largest first"}, showgrid=False, tickformat="d")
+    draft.axis("xaxis", title={"text": "Direction, largest first"}, showgrid=False, tickformat="d")
     if len(values) <= 12:
-        figure.update_xaxes(dtick=1)
-    figure.update_yaxes(title={"text": "Singular value"})
-    if log:
-        figure.update_yaxes(type="log", exponentformat="power")
-    return figure
+        draft.axis("xaxis", dtick=1)
+    draft.axis("yaxis", title={"text": "Singular value"}, **_maybe_log(log))
+    return dress(draft, look, title, notes, 400, bargap=0.12, legend=_inside())
 
 
 def spectra(
@@ -256,16 +262,14 @@ def spectra(
             "meta": {"what": "scale"},
         }
     )
-    figure = go.Figure(traces)
+    draft = Draft()
+    draft.add(*traces)
     notes = ["Dots are the directions that became new channels."]
     if len(shown) < len(events):
         notes.append(f"{len(shown)} of {plural(len(events), 'growth')} are shown.")
-    dress(figure, look, title, notes, 440)
-    figure.update_xaxes(title={"text": "Direction, largest first"}, tickformat="d")
-    figure.update_yaxes(title={"text": "Singular value"})
-    if log:
-        figure.update_yaxes(type="log", exponentformat="power")
-    return figure
+    draft.axis("xaxis", title={"text": "Direction, largest first"}, tickformat="d")
+    draft.axis("yaxis", title={"text": "Singular value"}, **_maybe_log(log))
+    return dress(draft, look, title, notes, 440)
 
 
 def gradients(
@@ -315,10 +319,10 @@ def gradients(
     new = np.array([s.gradient_norm for s in known], float)
     old = np.array([np.nan if s.existing_norm is None else s.existing_norm for s in known], float)
     after = np.sqrt(np.where(np.isfinite(old), old, 0.0) ** 2 + new**2)
-    figure = go.Figure()
+    draft = Draft()
     line_x = np.stack([np.where(np.isfinite(old), old, 0.0), after, np.full(len(new), np.nan)], 1)
     line_y = np.stack([places, places, np.full(len(new), np.nan)], 1)
-    figure.add_trace(
+    draft.add(
         {
             "type": "scatter",
             "mode": "lines",
@@ -342,7 +346,7 @@ def gradients(
         ("after", after, ACCENT, "circle"),
     ):
         if np.isfinite(values).any():
-            figure.add_trace(
+            draft.add(
                 {
                     "type": "scatter",
                     "mode": "markers",
@@ -360,19 +364,22 @@ def gradients(
             )  # fmt: skip
     if not np.isfinite(old).any():
         notes.append("The gradient of the old weights is not known.")
-    dress(figure, look, title, notes, 150 + 24 * max(len(known), 4), legend=_below(known))
-    figure.update_yaxes(
+    draft.axis(
+        "yaxis",
         tickvals=places,
         ticktext=[text(s.name, 34) for s in known],
         range=[-0.6, len(known) - 0.4],
         zeroline=False,
     )
-    figure.update_xaxes(title={"text": "Norm of the gradient of the loss"})
-    if log:
-        figure.update_xaxes(type="log", exponentformat="power")
-    else:
-        figure.update_xaxes(rangemode="tozero")
-    return figure
+    draft.axis("xaxis", title={"text": "Norm of the gradient of the loss"}, **_maybe_log(log))
+    if not log:
+        draft.axis("xaxis", rangemode="tozero")
+    height = 150 + 24 * max(len(known), 4)
+    return dress(draft, look, title, notes, height, legend=_below(known))
+
+
+def _maybe_log(log: bool) -> dict:
+    return {"type": "log", "exponentformat": "power"} if log else {}
 
 
 def _inside() -> dict:

@@ -5,10 +5,11 @@ by its template alone: `figure.layout.template = template("dark")`, or `Plotly.r
 {template: ...})` in a page that has both.
 """
 
+import functools
 import unicodedata
 import zlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -251,23 +252,79 @@ def _wrapped(sentences: list[str]) -> str:
     return "<br>".join(text(line, 2 * _LINE) for line in lines)
 
 
+class Draft:
+    """A figure in the making, as plain values.
+
+    plotly checks and copies all that a `Figure` is given, each time anew, so everything is
+    collected first and given at once.
+
+    Args:
+        heights: of rows one above the other, as parts of 1; none for a single one.
+        gap: between two rows.
+        shared: whether rows have the x axis of the last one.
+    """
+
+    def __init__(
+        self, heights: Sequence[float] = (1.0,), gap: float = 0.0, shared: bool = True
+    ) -> None:
+        self.data: list[dict[str, Any]] = []
+        self.frames: list[dict[str, Any]] = []
+        self.layout: dict[str, Any] = {"annotations": [], "shapes": []}
+        left = 1 - gap * (len(heights) - 1)
+        top = 1.0
+        for row, height in enumerate(heights, start=1):
+            low = top - left * height / sum(heights)
+            number = "" if row == 1 else str(row)
+            last = "x" if len(heights) == 1 else f"x{len(heights)}"
+            self.axis(f"yaxis{number}", domain=[max(low, 0.0), top], anchor=f"x{number}")
+            self.axis(f"xaxis{number}", anchor=f"y{number}", domain=[0.0, 1.0])
+            if shared and row < len(heights):
+                self.axis(f"xaxis{number}", matches=last, showticklabels=False)
+            top = low - gap
+
+    def add(self, *traces: dict[str, Any]) -> None:
+        """Adds traces; `row` in one says on which axes it is."""
+        for trace in traces:
+            row = trace.pop("row", 1)
+            if row > 1:
+                trace = {**trace, "xaxis": f"x{row}", "yaxis": f"y{row}"}
+            self.data.append(trace)
+
+    def axis(self, axis: str, **settings: Any) -> None:
+        """Settings of "xaxis", "yaxis2" and so on."""
+        self.layout.setdefault(axis, {}).update(settings)
+
+    def annotate(self, **settings: Any) -> None:
+        """Adds an annotation; its text must be escaped."""
+        self.layout["annotations"].append(settings)
+
+    def shape(self, **settings: Any) -> None:
+        """Adds a line or rectangle."""
+        self.layout["shapes"].append(settings)
+
+
+@functools.cache
+def _template(theme: str) -> go.layout.Template:
+    return template(theme)
+
+
 def dress(
-    figure: go.Figure,
+    draft: Draft,
     look: Look,
     title: str,
     notes: list[str] | None = None,
     height: int = 460,
     **layout: Any,
 ) -> go.Figure:
-    """Gives a figure its title, theme and margins.
+    """The figure of a draft, with its title, theme and margins.
 
     Args:
-        figure: what is changed, and returned.
+        draft: what it shows.
         look: the options.
         title: plain text; it is escaped here.
         notes: sentences that say how to read the figure, or what it leaves out; plain text.
         height: in pixels; the width is that of the page.
-        layout: anything else.
+        layout: anything else; margins are added to those here.
 
     Title and notes are in `layout.meta` too, as plain text, for pages that have headings of their
     own; `bare` takes them out of the picture.
@@ -275,27 +332,33 @@ def dress(
     notes = notes or []
     below = _wrapped(notes) if notes else ""
     lines = below.count("<br>") + 1 if notes else 0
-    figure.update_layout(
-        template=template(look.theme),
-        title={
-            "text": text(title, 140),
-            "x": 0,
-            "xref": "paper",
-            "xanchor": "left",
-            "y": 1,
-            "yref": "container",
-            "yanchor": "top",
-            "pad": {"t": 16, "l": 0},
-            "subtitle": {"text": below, "font": {"size": 12}},
+    margin = {"l": 64, "r": 24, "t": 52 + 16 * lines, "b": 48, **layout.pop("margin", {})}
+    margin["t"] += layout.pop("above", 0)
+    return go.Figure(
+        data=draft.data,
+        frames=draft.frames,
+        layout={
+            **draft.layout,
+            "template": _template(look.theme),
+            "title": {
+                "text": text(title, 140),
+                "x": 0,
+                "xref": "paper",
+                "xanchor": "left",
+                "y": 1,
+                "yref": "container",
+                "yanchor": "top",
+                "pad": {"t": 16, "l": 0},
+                "subtitle": {"text": below, "font": {"size": 12}},
+            },
+            "meta": {"title": shortened(title, 140), "notes": notes, **layout.pop("meta", {})},
+            "height": height + 16 * lines,
+            "margin": margin,
+            "hovermode": "closest",
+            "dragmode": "zoom",
+            **layout,
         },
-        meta={"title": shortened(title, 140), "notes": notes},
-        height=height + 16 * lines,
-        margin={"l": 64, "r": 24, "t": 52 + 16 * lines, "b": 48},
-        hovermode="closest",
-        dragmode="zoom",
     )
-    figure.update_layout(**layout)
-    return figure
 
 
 def bare(figure: go.Figure) -> tuple[str, list[str]]:
@@ -305,26 +368,23 @@ def bare(figure: go.Figure) -> tuple[str, list[str]]:
         The title and the notes, as plain text.
     """
     meta = figure.layout.meta or {}
-    above = figure.layout.margin.t or 0
+    notes = list(meta.get("notes", ()))
+    # As much as `dress` has added for them.
+    less = 36 + 16 * (_wrapped(notes).count("<br>") + 1 if notes else 0)
+    above, height = figure.layout.margin.t, figure.layout.height
     figure.layout.title = None
-    figure.layout.margin.t = min(above, 24)
-    if figure.layout.height:
-        figure.layout.height -= above - min(above, 24)
-    return meta.get("title", ""), list(meta.get("notes", ()))
+    if above is not None and height is not None:
+        less = min(less, above)
+        figure.update_layout(margin_t=above - less, height=height - less)
+    return meta.get("title", ""), notes
 
 
 def empty(sentence: str, look: Look, title: str = "") -> go.Figure:
     """A figure without data that says why."""
-    figure = go.Figure()
-    figure.add_annotation(
-        text=_wrapped([sentence]),
-        xref="paper",
-        yref="paper",
-        x=0.5,
-        y=0.5,
-        font={"size": 14},
+    draft = Draft()
+    draft.annotate(
+        text=_wrapped([sentence]), xref="paper", yref="paper", x=0.5, y=0.5, font={"size": 14}
     )
-    dress(figure, look, title, height=260)
-    figure.update_xaxes(visible=False)
-    figure.update_yaxes(visible=False)
-    return figure
+    draft.axis("xaxis", visible=False)
+    draft.axis("yaxis", visible=False)
+    return dress(draft, look, title, height=260)

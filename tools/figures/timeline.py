@@ -4,7 +4,6 @@ from collections.abc import Iterable
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from keras_grow.errors import GrowthError, nearest
 from keras_grow.logs.runs import Growth, Run, Series
@@ -20,6 +19,7 @@ from keras_grow.tools.figures.axes import (
 from keras_grow.tools.figures.theme import (
     BAD,
     NEUTRAL,
+    Draft,
     Look,
     Style,
     count,
@@ -34,7 +34,8 @@ from keras_grow.tools.figures.theme import (
 _POINTS, _MARKS = 24_000, 1_000
 #: Growths of a single run up to which each has a line from top to bottom.
 _LINES = 60
-_NAMED_SITES = 6
+#: Growths of one run up to which their marks name what grew, and how much of it.
+_NAMED, _NAMED_SITES = 60, 6
 
 _STATES = {
     "grew": ("growth", "triangle-up", 11),
@@ -85,10 +86,7 @@ def timeline(
     styles = look.styles(run.name for run in runs)
     # Over the parameters themselves, their steps would say nothing.
     rows = 1 if x == "parameters" else 2
-    figure = make_subplots(
-        rows=rows, cols=1, shared_xaxes=True, vertical_spacing=0.05,
-        row_heights=[0.68, 0.32][:rows],
-    )  # fmt: skip
+    draft = Draft([0.68, 0.32][:rows], gap=0.05)
     traces: list[dict] = []
     notes = []
     kept = total = 0
@@ -114,11 +112,11 @@ def timeline(
         shown_marks, all_marks = shown_marks + drawn, all_marks + len(run.growths)
         traces += _not_finite(run, one, values, axis)
     traces += [_key(state) for state in _STATES if state in seen]
-    figure.add_traces(traces)
-    _resumed(figure, runs, axis)
+    draft.add(*traces)
+    _resumed(draft, runs, axis)
     if len(runs) == 1 and len(runs[0].growths) <= _LINES:
         for place in axis.growths(runs[0], changes(runs[0])):
-            figure.add_shape(_upright(float(place), "solid", 0.3))
+            draft.shape(**_upright(float(place), "solid", 0.3))
     if kept < total:
         notes.append(
             f"Lines show {kept:,} of {total:,} values: the least and the greatest of each stretch."
@@ -129,18 +127,24 @@ def timeline(
         notes.append(f"No run has logged '{metric}'.")
     if rows == 1 and all(one is None for one in series.values()):
         return empty(f"No run has logged '{shortened(metric, 60)}' yet.", look, title)
-    below = legend_place(len(runs) + len(seen))
-    dress(figure, look, title, notes, 540 if rows == 2 else 440, legend=below)
-    figure.update_xaxes({key: axis.layout[key] for key in ("tickformat", "hoverformat")})
-    figure.update_xaxes(axis.layout, row=rows)
-    figure.update_yaxes({"title": {"text": text(metric, 30)}}, row=1)
+    for number in range(1, rows + 1):
+        settings = axis.layout if number == rows else {**axis.layout, "title": {"text": ""}}
+        draft.axis(f"xaxis{number if number > 1 else ''}", **settings)
+    draft.axis("yaxis", title={"text": text(metric, 30)})
     if log:
-        lines = [t["y"] for t in traces if t["meta"]["what"] == "line"]
-        figure.update_yaxes(log_axis(lines), row=1)
+        lines = [trace["y"] for trace in traces if trace["meta"]["what"] == "line"]
+        draft.axis("yaxis", **log_axis(lines))
     if rows == 2:
-        figure.update_yaxes({"title": {"text": "Parameters"}, "tickformat": "~s"}, row=2)
-    figure.update_layout(uirevision=f"{metric} {x} {log}")
-    return figure
+        draft.axis("yaxis2", title={"text": "Parameters"}, tickformat="~s")
+    return dress(
+        draft,
+        look,
+        title,
+        notes,
+        540 if rows == 2 else 440,
+        legend=legend_place(len(runs) + len(seen)),
+        uirevision=f"{metric} {x} {log}",
+    )
 
 
 def legend_place(entries: int, below: float = -0.14) -> dict:
@@ -272,8 +276,12 @@ def state_of(growth: Growth) -> str:
     return "dry" if growth.dry_run else "grew"
 
 
-def describe(run: Run, growth: Growth) -> str:
-    """A growth in a few lines, for a label under the pointer."""
+def describe(run: Run, growth: Growth, named: bool = True) -> str:
+    """A growth in a few lines, for a label under the pointer.
+
+    Args:
+        named: whether what grew is named; sites may have to be decoded for that.
+    """
     lines = [f"<b>{text(run.name, 40)}</b>, step {growth.step:,}, epoch {growth.epoch + 1:,}"]
     if growth.error:
         lines.append(f"Growth failed: {text(growth.error, 90)}")
@@ -282,7 +290,7 @@ def describe(run: Run, growth: Growth) -> str:
     if growth.sites:
         by = f" by {text(', '.join(growth.methods), 40)}" if growth.methods else ""
         lines.append(f"{plural(growth.added, 'channel')} at {plural(growth.sites, 'layer')}{by}")
-    sites = run.sites.get(growth.step, [])
+    sites = run.sites.get(growth.step, []) if named else []
     for site in sites[:_NAMED_SITES]:
         lines.append(f"  {text(site.name, 40)} {site.width_before} → {site.width_after}")
     if len(sites) > _NAMED_SITES:
@@ -337,7 +345,7 @@ def _marks(
                 "x": places[those],
                 "y": heights[those],
                 "customdata": [[growths[i].step] for i in those],
-                "hovertext": [describe(run, growths[i]) for i in those],
+                "hovertext": [describe(run, growths[i], len(growths) <= _NAMED) for i in those],
                 "hovertemplate": "%{hovertext}<extra></extra>",
                 "marker": {
                     "symbol": symbol,
@@ -418,7 +426,7 @@ def _upright(place: float, dash: str, opacity: float) -> dict:
     }
 
 
-def _resumed(figure: go.Figure, runs: list[Run], axis: XAxis) -> None:
+def _resumed(draft: Draft, runs: list[Run], axis: XAxis) -> None:
     places = [
         (place, run)
         for run in runs
@@ -426,9 +434,9 @@ def _resumed(figure: go.Figure, runs: list[Run], axis: XAxis) -> None:
         if np.isfinite(place)
     ]
     for place, run in places[:20]:
-        figure.add_shape(_upright(float(place), "dot", 1.0))
+        draft.shape(**_upright(float(place), "dot", 1.0))
         words = "resumed" if len(runs) == 1 else f"“{text(run.name, 24)}” resumed"
-        figure.add_annotation(
+        draft.annotate(
             x=float(place),
             y=1,
             xref="x",

@@ -7,10 +7,11 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
 from keras_grow.logs.runs import Run
-from keras_grow.tools.figures.axes import XAxis, evenly
+from keras_grow.tools.figures.axes import XAxis, evenly, log_axis
 from keras_grow.tools.figures.theme import (
     ORDER,
     PALETTE,
+    Draft,
     Look,
     dress,
     empty,
@@ -39,7 +40,8 @@ class Widths:
                 known = changes.setdefault(tag.removeprefix(_TAG), {})
                 known.update(zip(series.steps.tolist(), series.values.tolist(), strict=True))
         dry = {growth.step for growth in run.growths if growth.dry_run}
-        for step in sorted(run.sites):
+        # Where widths were logged, sites would tell the same, and may have to be decoded first.
+        for step in sorted(run.sites) if not changes else ():
             for site in run.sites[step]:
                 if step in dry:
                     continue
@@ -105,7 +107,7 @@ def widths(
         default=0,
     )
     many = len(known.names) > _NAMED
-    figure = go.Figure()
+    draft = Draft()
     traces = []
     shades = _shades(len(known.names))
     for number, name in enumerate(known.names):
@@ -132,14 +134,15 @@ def widths(
         )
     if many:
         traces.append(_order_scale(len(known.names)))
-    figure.add_traces(traces)
+    draft.add(*traces)
     total = sum(known.of(n)[1][-1] - known.first(n) for n in known.names)
     grown = sum(known.of(n)[1][-1] > known.first(n) for n in known.names)
     notes = [f"{grown} of {plural(len(known.names), 'layer')} grew, by {total:,.0f} channels."]
-    dress(figure, look, title, notes, 460, legend=legend_place(len(known.names)))
-    figure.update_xaxes(axis.layout)
-    figure.update_yaxes(title={"text": "Channels"}, type="log" if log else "linear")
-    return figure
+    draft.axis("xaxis", **axis.layout)
+    draft.axis("yaxis", title={"text": "Channels"})
+    if log:
+        draft.axis("yaxis", **log_axis([trace["y"] for trace in traces if trace["y"] != [None]]))
+    return dress(draft, look, title, notes, 460, legend=legend_place(len(known.names)))
 
 
 def _shades(number: int) -> list[str]:
@@ -235,33 +238,35 @@ def width_map(
         trace["text"] = [[f"+{int(a)}" if a > 0 else "" for a in row] for row in added]
         trace["texttemplate"] = "%{text}"
         trace["textfont"] = {"size": 10}
-    figure = go.Figure([trace])
+    draft = Draft()
+    draft.add(trace)
     rows = 22 if len(names) <= 40 else 14 if len(names) <= 80 else 12
     notes.append("Numbers are the channels added there." if small else "")
-    dress(
-        figure, look, title, [n for n in notes if n], 130 + rows * max(len(names), 6),
-        coloraxis={
-            "cmin": 0.0 if log else 1.0,
-            "cmax": float(max(np.nanmax(color), 0.01 if log else 1.01)),
-            "colorbar": {"title": {"text": "Against the start"}, **_ticks(color, log)},
-        },
-    )  # fmt: skip
     shown = evenly(len(steps), 14)
-    figure.update_xaxes(
+    draft.axis(
+        "xaxis",
         title={"text": f"Growths, by {axis.title[0].lower()}{axis.title[1:]}"},
         tickvals=shown,
         ticktext=[labels[i] for i in shown],
         showgrid=False,
     )
     lines = evenly(len(names), 150)
-    figure.update_yaxes(
+    draft.axis(
+        "yaxis",
         tickvals=lines,
         ticktext=[text(names[i], 34) for i in lines],
         tickfont={"size": 12 if rows > 12 else 10},
         autorange="reversed",
         showgrid=False,
     )
-    return figure
+    return dress(
+        draft, look, title, [n for n in notes if n], 130 + rows * max(len(names), 6),
+        coloraxis={
+            "cmin": 0.0 if log else 1.0,
+            "cmax": float(max(np.nanmax(color), 0.01 if log else 1.01)),
+            "colorbar": {"title": {"text": "Against the start"}, **_ticks(color, log)},
+        },
+    )  # fmt: skip
 
 
 def _ticks(values: np.ndarray, log: bool) -> Mapping:
