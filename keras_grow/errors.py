@@ -45,6 +45,20 @@ def check_whole(name: str, value: Any, least: int) -> None:
         )
 
 
+def check_flag(name: str, value: Any) -> None:
+    """Raises GrowthError unless an argument is True or False, of Python or NumPy."""
+    if type(value).__name__ not in ("bool", "bool_"):
+        raise GrowthError(f"{name} must be True or False. Received: {name}={value!r}")
+
+
+def shown(value: Any) -> str:
+    """A value of any kind in one short line, with its type where that is not plain."""
+    text = " ".join(repr(value).split())
+    text = text if len(text) <= 100 else f"{text[:97]}..."
+    kind = type(value).__name__
+    return text if value is None or kind in text else f"{text} ({kind})"
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """A sentence naming what the user may have meant, or listing some of the choices."""
     names = list(names)

@@ -17,6 +17,14 @@ from keras_grow.growth.amplitude import LineSearch
 from keras_grow.growth.data import Batch, Batches
 from keras_grow.growth.methods import Method, Problem, Solution
 from keras_grow.growth.methods.base import FORMS, JOINT, SPLIT, ZEROS
+from keras_grow.growth.methods.checking import (
+    checked,
+    epsilon_of,
+    forms_of,
+    sides_set,
+    wants_gradients,
+    wants_inputs,
+)
 from keras_grow.growth.outputs import (
     Outputs,
     Report,
@@ -146,18 +154,17 @@ class GrowthStep:
             for site in self.plan.sites:
                 self._check_form(site)
             self.recording = None
-            if self.method.needs_gradients:
+            if wants_gradients(self.method):
                 self._check_gradients()
-                inputs = getattr(self.method, "needs_inputs", False)
-                self.recording = Recording(self.plan, inputs=inputs)
+                self.recording = Recording(self.plan, inputs=wants_inputs(self.method))
 
     def _flat(self) -> set[Site]:
         """Sites where zero fan-ins have no gradient and nothing can be done about it.
 
         So it is behind tanh_shrink, or where channels are multiplied by themselves.
         """
-        known = getattr(self.method, "forms", (OUTGOING, INVERSE))
-        if self.form != "auto" or not self.method.needs_gradients or INVERSE not in known:
+        known = forms_of(self.method)
+        if self.form != "auto" or not wants_gradients(self.method) or INVERSE not in known:
             return set()
         slopes = Slopes() if self.slopes is None else self.slopes
         sites = {
@@ -192,12 +199,11 @@ class GrowthStep:
     def _solve(self, site: SitePlan, gradients: SiteGradients | None) -> None:
         problem = self.problem(site, gradients)
         try:
-            solution = self.method.solve(problem, self.rng)
+            solution = checked(self.method, problem, self.method.solve(problem, self.rng))
             if gradients is not None and site.form == INVERSE and solution.fan_in.any():
                 place_moments(self.surgery, site, gradients, solution.fan_in)
         except NoSlope as reason:
             self._no_slope(site, str(reason))
-        self._check_solution(problem, solution)
         self.solutions[site] = solution
         offline = self.slopes is None and problem.form == OUTGOING
         if offline and site.site in self.stuck and not solution.fan_in.any():
@@ -266,10 +272,18 @@ class GrowthStep:
 
     def _may_change(self) -> bool:
         """Whether a change of the function was asked for."""
-        return bool(getattr(self.method, "epsilon", 0.0)) or JOINT in self.forms.values()
+        return bool(epsilon_of(self.method)) or JOINT in self.forms.values()
 
     def _culprit(self) -> str:
         """Whose mistake it must be."""
+        for site, solution in self.solutions.items():
+            if sides := sides_set(self._form(site), solution):
+                return (
+                    f"The method '{self.method.name}' set {sides} of new neurons at site "
+                    f"'{site.site.name}'. Leave the fan-in zero in the outgoing form and the "
+                    "fan-out in the inverse form, or give the method an epsilon of more than 0 if "
+                    "the function may change."
+                )
         ops = [call.op for call in self.atlas.graph.calls]
         own = {type(op).__name__ for op in ops if is_custom(op)}
         if own:
@@ -310,7 +324,7 @@ class GrowthStep:
             )
 
     def _check_form(self, site: SitePlan) -> None:
-        form, known = self._form(site), getattr(self.method, "forms", (OUTGOING, INVERSE))
+        form, known = self._form(site), forms_of(self.method)
         if form not in known:
             raise GrowthError(
                 f"The method '{self.method.name}' cannot grow site '{site.site.name}' in the "
@@ -332,18 +346,6 @@ class GrowthStep:
                 "several channels together (a normalisation across channels, groups, or the size "
                 "of an attention head), where a copy changes the others. Use another method there."
             )
-
-    def _check_solution(self, problem: Problem, solution: Solution) -> None:
-        """A method may be the user's own."""
-        for name, existing in (("fan_out", problem.fan_out), ("fan_in", problem.fan_in)):
-            found = np.asarray(getattr(solution, name))
-            wanted = (problem.added, existing.shape[1])
-            if found.shape != wanted or not np.isfinite(found).all():
-                what = f"shape {found.shape}" if found.shape != wanted else "values not finite"
-                raise GrowthError(
-                    f"The method '{self.method.name}' must return a {name} of finite numbers with "
-                    f"a row for every new neuron, shape {wanted}. Received: {what}."
-                )
 
     def _no_slope(self, site: SitePlan, reason: str) -> NoReturn:
         raise GrowthError(
@@ -368,7 +370,7 @@ def forms_for(
     Raises:
         GrowthError: a form that there is not, or that the method does not know.
     """
-    known = getattr(method, "forms", (OUTGOING, INVERSE))
+    known = forms_of(method)
     if form not in ("auto", *FORMS):
         raise GrowthError(
             f"form must be 'auto' or one of {', '.join(repr(f) for f in FORMS)}. "
@@ -381,7 +383,7 @@ def forms_for(
                 f"Received: form={form!r}. Use form='auto'."
             )
         return dict.fromkeys(amounts, form)
-    if method.needs_gradients or not {OUTGOING, INVERSE}.issubset(known):
+    if wants_gradients(method) or not {OUTGOING, INVERSE}.issubset(known):
         return dict.fromkeys(amounts, known[0])
 
     def never_trains(call: Call) -> bool:

@@ -23,9 +23,9 @@ def problem_of(site: SitePlan, form: str, gradients: SiteGradients | None) -> Pr
     smooth = gradients is not None and not any(
         activations.kinked(c) for c in gradients.shadows.calls if id(c.op) not in ends
     )
-    return Problem(
-        site.added, form, _side_by_side(out or [empty]), _side_by_side(into), gradients, smooth
-    )
+    sides = _side_by_side(out or [empty]), _side_by_side(into)
+    fan_out, fan_in = (_read_only(side) for side in sides)
+    return Problem(site.added, form, fan_out, fan_in, gradients, smooth)
 
 
 def place(surgery: Surgery, site: SitePlan, solution: Solution) -> None:
@@ -142,6 +142,13 @@ def _old_rows(edit: Any, places: np.ndarray) -> np.ndarray:
 
 def _side_by_side(parts: list[np.ndarray]) -> np.ndarray:
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    """On the CPU it may be the kernel itself, into which a method must not write."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def _kernel_rows(edit: Any) -> np.ndarray:

@@ -24,6 +24,7 @@ from keras_grow.growth.data import Batches, GrowthData
 from keras_grow.growth.engine import GrowthStep
 from keras_grow.growth.methods import Problem
 from keras_grow.growth.methods.base import JOINT, SPLIT
+from keras_grow.growth.methods.checking import epsilon_of, forms_of, wants_gradients
 from keras_grow.growth.outputs import Outputs, compare, random_inputs, tolerance_of
 from keras_grow.growth.statistics import SiteGradients
 from keras_grow.insertion.inserting import CHECKED_SAMPLES
@@ -156,7 +157,7 @@ def _check(
     if seed is not None:
         check_whole("seed", seed, 0)
     chosen = methods.get(method)
-    if SPLIT in getattr(chosen, "forms", ()):
+    if SPLIT in forms_of(chosen):
         raise GrowthError(
             "A new layer has no neurons yet that could be split (paper, section 2). Use "
             f"method='gradmax' or 'random'. Received: method={chosen.name!r}."
@@ -167,7 +168,7 @@ def _check(
             f"Use form='auto'. Received: form={form!r}."
         )
     _ends(model, after, before)
-    if chosen.needs_gradients and (data is None or not getattr(model, "compiled", False)):
+    if wants_gradients(chosen) and (data is None or not getattr(model, "compiled", False)):
         lacks = "data=(x, y)" if data is None else "a compiled model"
         raise GrowthError(
             f"The method '{chosen.name}' looks at gradients and needs {lacks}. "
@@ -287,7 +288,7 @@ def _bridge(
         _fill(rewiring, model, hidden, chosen, rng, drawn, slopes, form)
         rewiring.finish()
         report = compare(outputs, Outputs(graph_of(model))(sample), tolerance_of(model))
-        if not report and not getattr(chosen, "epsilon", 0.0):
+        if not report and not epsilon_of(chosen):
             raise GrowthError(
                 f"A bridge from '{after}' to '{before}' would have changed what the model "
                 f"computes, so it was undone: {report}. Please report this model."

@@ -223,7 +223,7 @@ def test_methods_are_found_by_name_class_and_object():
     assert kg.methods.get(own) is own
     with pytest.raises(kg.GrowthError, match=r"no growth method .gradmix.*gradmax"):
         kg.methods.get("gradmix")
-    with pytest.raises(kg.GrowthError, match=r"solve\(problem, rng\).*Received: int"):
+    with pytest.raises(kg.GrowthError, match=r"solve\(problem, rng\).*Received: method=3 \(int\)"):
         kg.methods.get(3)
 
 

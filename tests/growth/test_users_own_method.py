@@ -100,7 +100,10 @@ def test_it_works_in_fit():
 
 
 class Wrong(Smallest):
-    def __init__(self, **solution):
+    """Answers with zeros, but for what it is given."""
+
+    def __init__(self, forms=("outgoing", "inverse"), **solution):
+        self.forms = forms
         self.solution = solution
 
     def solve(self, problem, rng):
@@ -109,30 +112,171 @@ class Wrong(Smallest):
         return kg.methods.Solution(**{**found, **self.solution})
 
 
-@pytest.mark.parametrize(
-    ("solution", "message"),
-    [
-        ({"fan_out": np.zeros((2, 5))}, r"fan_out .*shape \(2, 3\).*Received: shape \(2, 5\)"),
-        ({"fan_in": np.zeros((1, 7))}, r"fan_in .*shape \(2, 7\).*Received: shape \(1, 7\)"),
-        ({"fan_in": np.full((2, 7), np.nan)}, r"fan_in .*finite.*Received: values not finite"),
-    ],
-)
-def test_wrong_answers_are_told(solution, message):
-    model = build()
-    with pytest.raises(kg.GrowthError, match=f"'smallest' must return a {message}"):
-        kg.grow_(model, {"p": 6}, method=Wrong(**solution))
-    assert model.get_layer("p").units == 4
-
-
-def test_a_function_that_changes_is_undone():
-    """Neither side zero, and no epsilon that would say so."""
-    model = build()
-    ones = Wrong(fan_out=np.ones((2, 3)), fan_in=np.ones((2, 7)))
-    weights = model.get_weights()
-    with pytest.raises(kg.GrowthError, match="changed what the model computes, so it was undone"):
-        kg.grow_(model, {"p": 6}, method=ones, form="outgoing")
+def same_weights(model, weights):
     for old, new in zip(weights, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+TWO = np.zeros(2)
+WRONG = [
+    ({"fan_out": np.zeros((2, 5))}, r"fan_out .*shape \(2, 3\).*Received: shape \(2, 5\)"),
+    ({"fan_in": np.zeros((1, 7))}, r"fan_in .*shape \(2, 7\).*Received: shape \(1, 7\)"),
+    ({"fan_in": np.full((2, 7), np.nan)}, r"fan_in .*finite.*Received: values not finite"),
+    ({"fan_out": np.full((2, 3), 1j)}, r"fan_out .*real.*Received: values of type complex128"),
+    ({"fan_out": "abc"}, r"fan_out .*Received: values of type <U3"),
+    ({"fan_in": [[1.0], [1.0, 2.0]]}, r"fan_in as an array of shape \(2, 7\).*Received: \[\[1.0\]"),
+    ({"bias": np.ones(9)}, r"bias .*shape \(2,\).*Received: shape \(9,\)"),
+    ({"gradient_norm": "large"}, r"gradient_norm that is a number or None.*Received: 'large'"),
+    ({"rank": 1.5}, r"rank that is a whole number or None.*Received: 1.5"),
+    ({"notes": (3,)}, r"notes that are a tuple of texts.*Received: \(3,\)"),
+    ({"forms": ("split",), "parents": TWO}, r"parents and shares together.*Received: shares=None"),
+    ({"forms": ("split",), "shares": TWO}, r"parents and shares together.*Received: parents=None"),
+    (
+        {"forms": ("split",), "parents": [0, 99], "shares": TWO},
+        r"parents that are whole numbers from 0 to 3.*Received: .*99",
+    ),
+    ({"forms": ("split",), "parents": [0, -1], "shares": TWO}, r"parents that are whole numbers"),
+    ({"forms": ("split",), "parents": [0, 1.5], "shares": TWO}, r"parents that are whole numbers"),
+    ({"forms": ("split",), "parents": TWO, "shares": [1]}, r"shares .*Received: shape \(1,\)"),
+]
+
+
+@pytest.mark.parametrize(("solution", "message"), WRONG)
+def test_wrong_answers_are_told(solution, message):
+    model = build()
+    weights = model.get_weights()
+    with pytest.raises(kg.GrowthError, match=f"'smallest' must return (a )?{message}"):
+        kg.grow_(model, {"p": 6}, method=Wrong(**solution))
+    same_weights(model, weights)
+
+
+@pytest.mark.parametrize("answer", [None, (np.zeros((2, 3)), np.zeros((2, 7))), 3])
+def test_something_else_than_a_solution_is_told(answer):
+    class Other(Smallest):
+        def solve(self, problem, rng):
+            return answer
+
+    kind = {None: "None", 3: r"3 \(int\)"}.get(answer if not isinstance(answer, tuple) else 0)
+    message = rf"'smallest' must return a .*Solution. Received: {kind or '.array'}"
+    with pytest.raises(kg.GrowthError, match=message):
+        kg.grow_(build(), {"p": 6}, method=Other())
+
+
+def test_copies_outside_the_split_form_are_told():
+    """They would change neurons that the plan leaves as they are."""
+    wrong = Wrong(parents=[0, 1], shares=[0.5, 0.5])
+    with pytest.raises(kg.GrowthError, match=r"'smallest' returned parents.*forms=\('split',\)"):
+        kg.grow_(build(), {"p": 6}, method=wrong)
+
+
+def test_lists_will_do():
+    model = build()
+    before = np.array(model(data()[0]))
+    rows = np.arange(6.0).reshape(2, 3)
+    solution = {"fan_out": rows.tolist(), "fan_in": [[0] * 7] * 2, "notes": "mine"}
+    done = kg.grow_(model, {"p": 6}, method=Wrong(**solution), form="outgoing")
+    kernel = keras.ops.convert_to_numpy(model.get_layer("c").kernel)
+    np.testing.assert_array_equal(kernel[4:], rows)
+    np.testing.assert_allclose(np.array(model(data()[0])), before, rtol=1e-5, atol=1e-6)
+    assert done.sites[0].notes == ["mine"]
+
+
+def test_copies_as_lists():
+    model = build()
+    x, _ = data()
+    before = np.array(model(x))
+    split = Wrong(("split",), parents=[3, 1], shares=[0.25, 0.5])
+    assert kg.grow_(model, {"p": 6}, method=split).report.preserved
+    np.testing.assert_allclose(np.array(model(x)), before, rtol=1e-5, atol=1e-6)
+
+
+def with_(**attributes):
+    method = Smallest()
+    for name, value in attributes.items():
+        setattr(method, name, value)
+    return method
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"name": 3}, "method Smallest needs a name.*Received: name=3"),
+        ({"name": ""}, "method Smallest needs a name.*Received: name=''"),
+        ({"forms": ()}, r"forms of the method 'smallest' .*Received: forms=\(\)"),
+        ({"forms": "outgoing"}, "forms of the method 'smallest' .*Received: forms='outgoing'"),
+        ({"forms": ("sideways",)}, "'smallest' .*'outgoing', 'inverse'.*Received: .*'sideways'"),
+        ({"forms": 3}, "forms of the method 'smallest' .*Received: forms=3"),
+        ({"epsilon": "x"}, "epsilon of the method 'smallest' .*Received: epsilon='x'"),
+        ({"epsilon": float("nan")}, "epsilon of the method 'smallest' .*Received: epsilon=nan"),
+        ({"needs_gradients": "no"}, "needs_gradients of the method 'smallest'.*='no'"),
+        ({"needs_inputs": 2}, "needs_inputs of the method 'smallest'.*=2"),
+        ({"solve": 3}, r"method must be .*solve\(problem, rng\)"),
+    ],
+)
+def test_a_wrong_method_is_told_before_anything_is_done(attributes, message):
+    for use in (
+        lambda method: kg.GrowthCallback(data(), method),
+        lambda method: kg.widen(build(), {"p": 6}, method),
+        lambda method: kg.bridge(build(), after="p", before="c", method=method, data=data()),
+    ):
+        with pytest.raises(kg.GrowthError, match=message):
+            use(with_(**attributes))
+
+
+def test_only_a_name_and_solve_are_needed():
+    class Least:
+        name = "least"
+
+        def solve(self, problem, rng):
+            assert problem.gradients is None
+            return Smallest().solve(problem, rng)
+
+    assert kg.grow_(build(), {"p": 6}, method=Least(), form="outgoing").report.preserved
+    Least.name = None
+    with pytest.raises(kg.GrowthError, match="method Least needs a name"):
+        kg.methods.get(Least)
+
+
+def test_the_kernels_cannot_be_written_to():
+    class Writing(Smallest):
+        def solve(self, problem, rng):
+            problem.fan_out[:] = 0
+
+    model = build()
+    weights = model.get_weights()
+    with pytest.raises(ValueError, match="read-only"):
+        kg.grow_(model, {"p": 6}, method=Writing())
+    same_weights(model, weights)
+
+
+@pytest.mark.parametrize(
+    ("solution", "sides"),
+    [
+        ({"fan_out": np.ones((2, 3)), "fan_in": np.ones((2, 7))}, "both fan-in and fan-out"),
+        ({"fan_out": np.ones((2, 3)), "bias": np.ones(2)}, "both bias and fan-out"),
+    ],
+)
+@pytest.mark.parametrize("form", ["outgoing", "inverse"])
+def test_a_function_that_changes_is_undone(form, solution, sides):
+    """Neither side zero, and no epsilon that would say so."""
+    model = build()
+    weights = model.get_weights()
+    with pytest.raises(kg.GrowthError, match=f"so it was undone.*'smallest' set {sides}.*'p'"):
+        kg.grow_(model, {"p": 6}, method=Wrong(**solution), form=form)
+    same_weights(model, weights)
+
+
+@pytest.mark.parametrize("solution", [{"fan_out": np.zeros((2, 5))}, {"fan_out": [["out"]]}])
+def test_a_training_does_not_go_on_over_a_wrong_method(solution):
+    """Only faults of the machine are passed over."""
+    x, y = data(32)
+    schedule = kg.schedules.Every(2, times=1)
+    growth = kg.GrowthCallback(
+        (x, y), Wrong(**solution), schedule, log_dir=None, on_failure="continue"
+    )
+    with pytest.raises(kg.GrowthError, match="'smallest' must return"):
+        build().fit(x, y, batch_size=8, verbose=0, callbacks=[growth])
+    assert growth.events == []
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, MemoryError])
@@ -145,8 +289,7 @@ def test_an_error_of_its_own_leaves_the_model_alone(error):
     weights = model.get_weights()
     with pytest.raises(error, match="mine"):
         kg.grow_(model, {"p": 6}, method=Failing())
-    for old, new in zip(weights, model.get_weights(), strict=True):
-        np.testing.assert_array_equal(old, new)
+    same_weights(model, weights)
 
 
 def test_what_it_asks_for_is_checked_first():

@@ -6,12 +6,12 @@ from keras_grow.growth.methods.base import (
     Problem,
     Scaled,
     Solution,
-    get,
     register,
 )
 from keras_grow.growth.methods.firefly import Firefly
 from keras_grow.growth.methods.gradmax import GradMax
 from keras_grow.growth.methods.gradmax_opt import GradMaxOpt
+from keras_grow.growth.methods.naming import get
 from keras_grow.growth.methods.pursuit import Pursuit
 from keras_grow.growth.methods.random import Random
 from keras_grow.growth.methods.split import Split

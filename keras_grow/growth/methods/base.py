@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from keras_grow.errors import GrowthError, is_real, nearest
+from keras_grow.errors import GrowthError, is_real
 from keras_grow.growth.statistics import Gradients, rank_of, unit
 from keras_grow.planning.plan import INVERSE, OUTGOING
 
@@ -53,7 +53,7 @@ class Problem:
 
 @dataclass
 class Solution:
-    """What a method chose.
+    """What a method chose. Lists of numbers will do for arrays.
 
     Attributes:
         fan_out: (k, fan-out entries).
@@ -84,15 +84,18 @@ class Solution:
 
 
 class Method(Protocol):
-    """What a method offers. Any object with these can be passed as `method=`.
+    """What a method offers. Any object with `name` and `solve` can be passed as `method=`; the
+    rest is optional.
 
     Attributes:
         name: in events and messages.
-        forms: the forms of growth it knows; the first is taken where nothing else is asked.
+        forms: the forms of growth it knows, a tuple; the first is taken where nothing else is
+            asked. ("outgoing", "inverse") if left out.
         needs_gradients: whether `Problem.gradients` is wanted, which needs growth data and a
-            compiled model.
-        needs_inputs: whether `Gradients.unexplained` is wanted.
-        epsilon: norm of the side that is zero in its form; more than 0 changes the function.
+            compiled model. False if left out.
+        needs_inputs: whether `Gradients.unexplained` is wanted. False if left out.
+        epsilon: norm of the side that is zero in its form; more than 0 changes the function. 0 if
+            left out.
     """
 
     name: str
@@ -102,7 +105,11 @@ class Method(Protocol):
     epsilon: float
 
     def solve(self, problem: Problem, rng: np.random.Generator) -> Solution:
-        """The new weights of one site."""
+        """The new weights of one site.
+
+        The arrays of `problem` are read-only. An error raised here ends the growth, and the model
+        is as it was.
+        """
         ...
 
 
@@ -207,22 +214,3 @@ def register(cls: Any) -> Any:
     """Class decorator: the class answers to its name in `get`."""
     METHODS[cls.name] = cls
     return cls
-
-
-def get(method: Any) -> Method:
-    """A method from its name, its class or itself, as `keras.losses.get` does for losses."""
-    if isinstance(method, str):
-        try:
-            return METHODS[method.lower().replace("_", "").replace("-", "")]()
-        except KeyError:
-            raise GrowthError(
-                f"There is no growth method '{method}'. {nearest(method, METHODS)}"
-            ) from None
-    if isinstance(method, type):
-        method = method()
-    if not callable(getattr(method, "solve", None)):
-        raise GrowthError(
-            "method must be a name or an object with solve(problem, rng). "
-            f"Received: {type(method).__name__}."
-        )
-    return method

@@ -15,7 +15,7 @@ from keras_grow.growth.methods.base import (
     positive,
     register,
 )
-from keras_grow.growth.methods.optimizing import ascend, orthonormal
+from keras_grow.growth.methods.optimizing import ascend, awake, orthonormal
 from keras_grow.growth.statistics import unit
 from keras_grow.planning.plan import INVERSE
 
@@ -65,6 +65,8 @@ class Firefly(Scaled):
 
         start = [rng.standard_normal((count, n)) for n in (entries, width)]
         (w, v), _ = ascend(start, objective, self.steps, self.learning_rate, unit, orthonormal)
+        if inverse:
+            w = awake(w, problem.known.finite(w * norm).value)
         w = completed(w, problem, entries, rng)
         v = completed(v, problem, width, rng)
         free, other = (w, v) if inverse else (v, w)

@@ -19,6 +19,18 @@ def orthonormal(rows: np.ndarray) -> np.ndarray:
     return left @ right
 
 
+def awake(fan_in: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+    """The same fan-ins, turned round where a neuron is silent on all growth data.
+
+    Behind relu such a neuron would never train, and the opposite one answers to all of the data.
+
+    Args:
+        gradient: by the fan-outs, with a row per neuron.
+    """
+    norms = np.linalg.norm(gradient, axis=1, keepdims=True)
+    return np.where(norms > SMALL * norms.max(), fan_in, -fan_in)
+
+
 def ascend(
     start: list[np.ndarray],
     objective: Objective,
