@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from keras_grow.errors import DataError, GrowthError, RefusedError
     from keras_grow.growth import methods
     from keras_grow.growth.alignment import Alignment, alignment
+    from keras_grow.growth.history import history
     from keras_grow.growth.outputs import Report, verify
     from keras_grow.insertion import bridge, bridge_, insert, insert_
     from keras_grow.logs.events import GrowthEvent, SiteGrowth
@@ -50,6 +51,7 @@ __all__ = [
     "figures",
     "flops",
     "grow_",
+    "history",
     "insert",
     "insert_",
     "methods",
@@ -69,6 +71,7 @@ _HOME = {
     "keras_grow.errors": ("DataError", "GrowthError", "RefusedError"),
     "keras_grow.growth": ("methods",),
     "keras_grow.growth.alignment": ("Alignment", "alignment"),
+    "keras_grow.growth.history": ("history",),
     "keras_grow.logs.events": ("GrowthEvent", "SiteGrowth"),
     "keras_grow.growth.outputs": ("Report", "verify"),
     "keras_grow.insertion": ("bridge", "bridge_", "insert", "insert_"),

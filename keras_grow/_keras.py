@@ -391,6 +391,28 @@ def _value_in_fit(model: Any, variable: Any) -> Any:
     return model._jax_state["optimizer_variables"][places[0]]
 
 
+def iterations(model: Any) -> int:
+    """Training steps that the model's optimizer has done; 0 without one."""
+    optimizer = getattr(model, "optimizer", None) if getattr(model, "compiled", False) else None
+    return 0 if optimizer is None else int(keras.ops.convert_to_numpy(optimizer.iterations))
+
+
+# --- saving ------------------------------------------------------------------------------------
+
+
+def assets_hook(model: Any) -> Any:
+    """What was set with `set_assets_hook`, or None."""
+    return vars(model).get("save_assets")
+
+
+def set_assets_hook(model: Any, hook: Callable[[str], None]) -> None:
+    """Has Keras call `hook(folder)` when it saves the model; what it writes is in the file.
+
+    Past `__setattr__`, which looks for layers in whatever it is given.
+    """
+    vars(model)["save_assets"] = hook
+
+
 # --- layers ------------------------------------------------------------------------------------
 
 

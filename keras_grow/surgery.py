@@ -8,7 +8,7 @@ import numpy as np
 from keras_grow.apply import Slopes
 from keras_grow.apply.copying import borrow_model
 from keras_grow.errors import GrowthError, check_whole
-from keras_grow.growth import methods
+from keras_grow.growth import history, methods
 from keras_grow.growth.data import GrowthData
 from keras_grow.growth.engine import Growth, GrowthStep
 from keras_grow.growth.outputs import Outputs
@@ -100,6 +100,7 @@ def widen(
     """
     amounts_of(survey(model, _alone(widths, alone)), widths)  # fail before copying anything
     clone, own = borrow_model(model)
+    history.inherit(clone, model)
     _grow_model(clone, widths, method, data, seed, form, alone, None, batches, disposable=True)
     own()
     return clone
@@ -156,7 +157,10 @@ def _grow_model(
         drawn = source.batches(0, atlas.graph, batches)
     rng = np.random.default_rng(seed)
     outputs = Outputs(atlas.graph)
-    return GrowthStep(atlas, amounts, chosen, rng, drawn, slopes, outputs, form, disposable).run()
+    before = history.Size.of(model)
+    done = GrowthStep(atlas, amounts, chosen, rng, drawn, slopes, outputs, form, disposable).run()
+    history.note(model, before, done.sites, done.report, done.loss, done.seconds)
+    return done
 
 
 def _alone(widths: Mapping[str, int], alone: bool) -> Iterable[str]:

@@ -28,8 +28,11 @@ _COMMANDS = {
     "widen": ("keras_grow.tools.commands.widen", "Make layers of a saved model wider."),
     "insert": ("keras_grow.tools.commands.insert", "Insert a layer as the identity."),
     "bridge": ("keras_grow.tools.commands.bridge", "Grow a new hidden layer between two layers."),
+    "history": ("keras_grow.tools.commands.history", "Show how a saved model has grown."),
     "verify": ("keras_grow.tools.commands.verify", "Do two saved models compute the same?"),
     "diff": ("keras_grow.tools.commands.diff", "Show what is different between two saved models."),
+    "report": ("keras_grow.tools.commands.report", "Write a page that shows how models grew."),
+    "watch": ("keras_grow.tools.commands.watch", "Follow models that grow, in the terminal."),
 }
 
 

@@ -122,6 +122,7 @@ def load_for_surgery(path: Path, loss: str | None = None) -> Any:
         InputError: as `load_model`; or the loss is unknown, or the model has one already.
     """
     model = load_model(path, compile=True, trust=trust())
+    give_back_history(path, model)
     if loss is None:
         return model
     import keras
@@ -137,6 +138,23 @@ def load_for_surgery(path: Path, loss: str | None = None) -> Any:
         raise InputError(f"--loss {loss}: {one_paragraph(error, 200)}") from error
     model.compile(loss=loss)
     return model
+
+
+def give_back_history(path: Path, model: Any) -> None:
+    """Let ``model`` go on with the growth history inside ``path``, which Keras does not read.
+
+    One that is damaged is left out, and a warning on stderr says so: the model is not at fault.
+    """
+    import keras_grow as kg
+    from keras_grow.logs.history import read_history
+
+    try:
+        _, left_out = read_history(path)
+        kg.history(path, into=model)
+    except kg.GrowthError as error:
+        left_out = [one_paragraph(error, 300)]
+    for sentence in left_out:
+        click.echo(f"Warning: growth history of {path}: {sentence}", err=True)
 
 
 def batch_count(batches: int | str) -> int | None:

@@ -19,7 +19,7 @@ from keras_grow.apply.copying import copy_as_functional, copy_layer
 from keras_grow.apply.structure import Place, Rewiring, find
 from keras_grow.errors import GrowthError, all_or_nothing, check_whole
 from keras_grow.graph import graph_of
-from keras_grow.growth import methods
+from keras_grow.growth import history, methods
 from keras_grow.growth.data import Batches, GrowthData
 from keras_grow.growth.engine import GrowthStep
 from keras_grow.growth.methods import Problem
@@ -29,7 +29,9 @@ from keras_grow.growth.outputs import Outputs, compare, random_inputs, tolerance
 from keras_grow.growth.statistics import SiteGradients
 from keras_grow.insertion.inserting import CHECKED_SAMPLES
 from keras_grow.insertion.paths import connect
+from keras_grow.logs.events import SiteGrowth
 from keras_grow.planning import SitePlan, survey
+from keras_grow.planning.plan import INVERSE, OUTGOING
 from keras_grow.rules import activations
 from keras_grow.surgery import grow_
 
@@ -106,6 +108,7 @@ def bridge(
     """
     _check(model, after, before, width, activation, method, data, seed, form)
     clone = copy_as_functional(model)
+    history.inherit(clone, model)
     _bridge(clone, after, before, width, activation, method, data, seed, None, form, batches)
     return clone
 
@@ -266,7 +269,13 @@ def _bridge(
         prefix = end.path[: len(end.path) - len(end.op.name)]
         path = prefix + known.name
         now = survey(model).find(path).width
-        grow_(model, {path: now + width}, method, data, seed, form, slopes, batches=batches)
+        size = history.Size.of(model)
+        widths = {path: now + width}
+        with history.held():
+            done = grow_(model, widths, method, data, seed, form, slopes, batches=batches)
+        for site in done.sites:
+            site.kind = "bridge"
+        history.note(model, size, done.sites, done.report, done.loss, done.seconds)
         return path
     _check_owner(end)
     graph = graph_of(model)
@@ -278,6 +287,7 @@ def _bridge(
         sample = tree.map_structure(lambda a: a[:CHECKED_SAMPLES], drawn.first[0])
     sample = _backend.as_tensors(sample)
     outputs = Outputs(graph)(sample)
+    size = history.Size.of(model)
     rewiring = Rewiring(model)
     what = f"A bridge from '{after}' to '{before}' in model '{model.name}'"
     with all_or_nothing(rewiring.undo, what):
@@ -293,8 +303,11 @@ def _bridge(
                 f"A bridge from '{after}' to '{before}' would have changed what the model "
                 f"computes, so it was undone: {report}. Please report this model."
             )
-    prefix = end.path[: len(end.path) - len(end.op.name)]
-    return prefix + hidden.hidden.name
+        name = end.path[: len(end.path) - len(end.op.name)] + hidden.hidden.name
+        taken = INVERSE if form == INVERSE else OUTGOING
+        new = SiteGrowth(name, [after], [before], 0, width, chosen.name, taken, kind="bridge")
+        history.note(model, size, [new], report)
+    return name
 
 
 class _Building:

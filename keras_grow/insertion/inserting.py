@@ -11,10 +11,12 @@ from keras_grow.apply.copying import copy_layer
 from keras_grow.apply.structure import Edge, Rewiring, edge
 from keras_grow.errors import GrowthError, all_or_nothing
 from keras_grow.graph import graph_of
+from keras_grow.growth import history
 from keras_grow.growth.data import GrowthData
 from keras_grow.growth.outputs import Outputs, compare, random_inputs, tolerance_of
 from keras_grow.insertion.identity import Assignments, Block, NoIdentity, Observed
 from keras_grow.insertion.ranges import range_of
+from keras_grow.logs.events import SiteGrowth
 
 CHECKED_SAMPLES = 32
 
@@ -70,6 +72,7 @@ def insert(
     _check(model, layer)
     edge(model, after, before)  # say what is wrong before copying anything
     clone = copy_model(model)
+    history.inherit(clone, model)
     _insert(clone, copy_layer(layer), after, before, branch, data)
     return clone
 
@@ -136,6 +139,7 @@ def _insert(
         sample = tree.map_structure(lambda a: a[:CHECKED_SAMPLES], x)
     sample = _backend.as_tensors(sample)
     outputs = Outputs(graph)(sample)
+    size = history.Size.of(model)
     rewiring = Rewiring(model)
     what = f"Inserting '{layer.name}' after {where} in model '{model.name}'"
     with all_or_nothing(rewiring.undo, what):
@@ -156,6 +160,24 @@ def _insert(
                 f"Inserting '{layer.name}' after {where} would have changed what the model "
                 f"computes, so it was undone: {report}. Please report this model."
             )
+        history.note(model, size, [_record(model, layer, after, before, branch)], report)
+
+
+def _record(model: Any, layer: Any, after: str, before: str | None, branch: bool) -> SiteGrowth:
+    inside = {id(below) for below in _keras.sublayers(layer)}
+    calls = [call for call in graph_of(model).calls if id(call.op) in inside]
+    first = getattr(layer, "data_format", None) == "channels_first"
+    shape = calls[-1].outputs[0].shape
+    return SiteGrowth(
+        name=calls[0].path if len(calls) == 1 else layer.name,
+        producers=[after],
+        consumers=[] if before is None else [before],
+        width_before=0,
+        width_after=int(shape[1 if first else -1] or 0),
+        method="branch" if branch else "identity",
+        form="zeros" if branch else "identity",
+        kind="insert",
+    )
 
 
 class Purpose:

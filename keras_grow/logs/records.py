@@ -265,21 +265,21 @@ def _is_empty(value: Any) -> bool:
 
 
 def _json(value: Any, digits: int = 4) -> bytes:
-    plain = _rounded(value, digits)
+    plain = rounded(value, digits)
     text = json.dumps(plain, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.encode("utf-8", "replace")
 
 
-def _rounded(value: Any, digits: int) -> Any:
+def rounded(value: Any, digits: int) -> Any:
     """Plain values: floats with so many significant digits, None for those not finite."""
     if value is None or isinstance(value, (str, bool)):
         return value
     if isinstance(value, float):
         return _short(float(value), digits)
     if isinstance(value, Mapping):
-        return {str(k): _rounded(v, digits) for k, v in value.items()}
+        return {str(k): rounded(v, digits) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_rounded(v, digits) for v in value]
+        return [rounded(v, digits) for v in value]
     if isinstance(value, Integral):
         return int(value)
     return _short(float(value), digits)

@@ -14,7 +14,7 @@ from keras_grow import _backend, _keras
 from keras_grow.apply import Slopes
 from keras_grow.errors import GrowthError, check_whole, is_real
 from keras_grow.graph import graph_of
-from keras_grow.growth import methods
+from keras_grow.growth import history, methods
 from keras_grow.growth.data import GrowthData
 from keras_grow.growth.methods.base import FORMS
 from keras_grow.growth.outputs import Outputs
@@ -416,6 +416,8 @@ class GrowthCallback(keras.callbacks.Callback):
 
     def _note(self, event: GrowthEvent) -> None:
         self.events.append(event)
+        if event.sites and not event.dry_run:
+            history.remember(self._model, event)
         if self._log is not None:
             self._log.growth(event, self._model)
 

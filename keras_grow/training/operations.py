@@ -15,6 +15,7 @@ from keras_grow import _backend
 from keras_grow.apply import Slopes
 from keras_grow.apply.structure import places
 from keras_grow.graph import Graph, graph_of
+from keras_grow.growth import history
 from keras_grow.growth.engine import CHECKED_SAMPLES, GrowthStep
 from keras_grow.growth.methods import Method
 from keras_grow.growth.outputs import Outputs, compare, tolerance_of
@@ -199,7 +200,8 @@ class _Structural:
 
     def preview(self) -> Outcome:
         if self._tried is None:  # found out on a copy
-            copy, name = self._copy()
+            with history.held():
+                copy, name = self._copy()
             self._tried = self._outcome(copy, name)
         return self._tried
 
@@ -211,7 +213,8 @@ class _Structural:
                 outputs.renew(self.setting.graph)
             before = outputs(sample)
         cost = self.setting.model.count_params(), graph_flops(self.setting.graph)
-        name = self._change()
+        with history.held():
+            name = self._change()
         done = self._outcome(self.setting.model, name, cost)
         if outputs is not None:
             outputs.renew(graph_of(self.setting.model))
