@@ -22,8 +22,8 @@ from keras import layers, ops
 
 import keras_grow as kg
 from keras_grow import _keras
-from keras_grow.logs.events import read
 from keras_grow.growth.statistics import Recording
+from keras_grow.logs.events import read
 
 BATCH, STEPS = 8, 8
 DATA = points(BATCH * STEPS)
