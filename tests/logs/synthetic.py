@@ -233,8 +233,8 @@ def synthetic_events(
         network: one of NETWORKS, or None for a run that tells of none.
         method: of all growths.
         every: training steps between growths.
-        trouble: of "error" (a growth fails), "broken" (outputs change), "insert" (a new layer),
-            "dry" (nothing is changed), "nan" (the loss ends in NaN).
+        trouble: of "error" (a growth fails), "broken" (at the next one outputs change), "insert"
+            (a new layer), "dry" (nothing is changed), "nan" (the loss ends in NaN).
 
     Returns:
         Events, networks, and scalars by tag.
@@ -275,7 +275,7 @@ def synthetic_events(
             continue
         event.deviation = float(3e-7 * rng.lognormal(0, 0.8))
         event.tolerance = 1e-5
-        if "broken" in trouble and number == middle:
+        if "broken" in trouble and number == middle + 1:
             event.deviation = 3e-3
         event.seconds = {
             phase: float(mean * (1 + 0.5 * number / max(events, 1)) * rng.lognormal(0, 0.2))

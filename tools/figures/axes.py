@@ -156,7 +156,7 @@ def log_axis(values: Iterable[np.ndarray]) -> dict:
         return {"type": "log"}
     low, high = np.log10(known.min()), np.log10(known.max())
     if high - low > 5:
-        return {"type": "log", "exponentformat": "power"}
+        return {"type": "log", "exponentformat": "power", "dtick": 1}
     digits = (1, 2, 5) if high - low <= 2.5 else (1, 3) if high - low <= 4 else (1,)
     exponents = range(int(np.floor(low)) - 1, int(np.ceil(high)) + 2)
     ticks = [digit * 10.0**exponent for exponent in exponents for digit in digits]

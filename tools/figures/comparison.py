@@ -10,17 +10,9 @@ import plotly.graph_objects as go
 from keras_grow.errors import GrowthError, check_whole, nearest
 from keras_grow.logs.runs import Growth, Run, Series
 from keras_grow.tools.figures.axes import XAxis, changes, evenly, log_axis, smoothed
-from keras_grow.tools.figures.theme import (
-    NEUTRAL,
-    Draft,
-    Look,
-    dress,
-    empty,
-    plural,
-    shortened,
-    text,
-)
+from keras_grow.tools.figures.theme import NEUTRAL, Draft, Look, dress, empty, text
 from keras_grow.tools.figures.timeline import describe, legend_place, metric_of
+from keras_grow.tools.words import plural, shortened
 
 #: Values whose mean stands for the metric at one time.
 _WINDOW = 20
@@ -76,7 +68,7 @@ def tradeoff(
     look = Look(x, smoothing, log, theme, among)
     runs = list(runs)
     axis = XAxis.of(x, runs)
-    title = f"{metric} against {_cost(x)}"
+    title = f"Runs compared: {metric} against {_cost(x)}"
     series = _known(runs, metric)
     if not series:
         return empty(f"No run has logged '{shortened(metric, 60)}' yet.", look, title)
@@ -150,25 +142,33 @@ def tradeoff(
 def _apart(
     ends: list[tuple[float, float, str]], traces: list[dict], log: bool
 ) -> list[tuple[float, float, str]]:
-    """The ends that can bear their names beside them without covering one another."""
+    """The ends that can bear their names, to the left and above, and cover nothing there."""
 
-    def scaled(values: np.ndarray) -> np.ndarray:
-        values = np.asarray(values, float)
+    def scaled(values: object) -> np.ndarray:
+        numbers = np.asarray(values, float)
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.log10(values) if log else values
+            return np.log10(numbers) if log else numbers
 
-    def size(which: str) -> float:
-        known = np.concatenate([scaled(trace[which]) for trace in traces])
-        known = known[np.isfinite(known)]
-        return float(np.ptp(known)) or 1.0
-
-    wide, high = size("x"), size("y")
+    across = np.concatenate([scaled(trace["x"]) for trace in traces])
+    up = np.concatenate([scaled(trace["y"]) for trace in traces])
+    good = np.isfinite(across) & np.isfinite(up)
+    across, up = across[good], up[good]
+    if not len(across):
+        return []
+    wide, high = float(np.ptp(across)) or 1.0, float(np.ptp(up)) or 1.0
     kept: list[tuple[float, float, str]] = []
     for place, height, name in ends:
-        at, up = float(scaled(np.array(place))), float(scaled(np.array(height)))
-        free = all(abs(at - a) > 0.22 * wide or abs(up - b) > 0.07 * high for a, b, _ in kept)
-        if free and math.isfinite(at) and math.isfinite(up):
-            kept.append((at, up, name))
+        x, y = float(scaled(place)), float(scaled(height))
+        if not (math.isfinite(x) and math.isfinite(y)):
+            continue
+        length = (0.02 + 0.009 * min(len(name), 24)) * wide
+        other = (across != x) | (up != y)
+        inside = (across > x - length) & (across <= x) & (up >= y) & (up < y + 0.1 * high)
+        near = any(
+            abs(x - a) < length + 0.1 * wide and abs(y - b) < 0.09 * high for a, b, _ in kept
+        )
+        if not near and not (inside & other).any():
+            kept.append((x, y, name))
     return kept
 
 

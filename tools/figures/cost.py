@@ -6,9 +6,11 @@ import numpy as np
 import plotly.graph_objects as go
 
 from keras_grow.logs.runs import Growth, Run
+from keras_grow.tools.console import count
 from keras_grow.tools.figures.axes import XAxis, evenly
-from keras_grow.tools.figures.theme import Draft, Look, count, dress, empty, plural, text
+from keras_grow.tools.figures.theme import Draft, Look, dress, empty, text
 from keras_grow.tools.figures.timeline import legend_place
+from keras_grow.tools.words import plural, seconds
 
 #: Always the same colour for the same work, in the order in which it is done.
 PHASES = {
@@ -221,12 +223,3 @@ def _several(runs: list[Run], look: Look) -> go.Figure:
 
 def _part(before: float, after: float) -> str:
     return f"{100 * (after - before) / before:+.1f} &#37;" if before else ""
-
-
-def seconds(value: float) -> str:
-    """A duration: `0.42 s`, `12 s`, `3 min 20 s`, `2 h 5 min`."""
-    if value < 60:
-        return f"{value:.2g} s" if value < 10 else f"{value:.0f} s"
-    if value < 3600:
-        return f"{int(value // 60)} min {int(value % 60)} s"
-    return f"{int(value // 3600):,} h {int(value % 3600 // 60)} min"

@@ -12,17 +12,9 @@ from keras_grow.logs.networks import Node
 from keras_grow.logs.runs import Run
 from keras_grow.tools.figures.axes import changes, evenly
 from keras_grow.tools.figures.layout import Route, arrange
-from keras_grow.tools.figures.theme import (
-    ACCENT,
-    NEUTRAL,
-    Draft,
-    Look,
-    dress,
-    empty,
-    shortened,
-    text,
-)
+from keras_grow.tools.figures.theme import ACCENT, NEUTRAL, Draft, Look, dress, empty, text
 from keras_grow.tools.figures.widths import Widths
+from keras_grow.tools.words import shortened
 
 #: Steps of the slider, and nodes that are drawn at all.
 _FRAMES, _NODES = 60, 1_500

@@ -10,19 +10,9 @@ from plotly.colors import sample_colorscale
 from keras_grow.errors import GrowthError, nearest
 from keras_grow.logs.events import SiteGrowth
 from keras_grow.logs.runs import Run
-from keras_grow.tools.figures.axes import XAxis, evenly
-from keras_grow.tools.figures.theme import (
-    ACCENT,
-    NEUTRAL,
-    ORDER,
-    Draft,
-    Look,
-    dress,
-    empty,
-    plural,
-    shortened,
-    text,
-)
+from keras_grow.tools.figures.axes import XAxis, evenly, log_axis
+from keras_grow.tools.figures.theme import ACCENT, NEUTRAL, ORDER, Draft, Look, dress, empty, text
+from keras_grow.tools.words import plural, shortened
 
 _LINES, _ROWS = 60, 60
 
@@ -154,7 +144,7 @@ def spectrum(
     draft.axis("xaxis", title={"text": "Direction, largest first"}, showgrid=False, tickformat="d")
     if len(values) <= 12:
         draft.axis("xaxis", dtick=1)
-    draft.axis("yaxis", title={"text": "Singular value"}, **_maybe_log(log))
+    draft.axis("yaxis", title={"text": "Singular value"}, **_maybe_log(log, [values]))
     return dress(draft, look, title, notes, 400, bargap=0.12, legend=_inside())
 
 
@@ -268,7 +258,8 @@ def spectra(
     if len(shown) < len(events):
         notes.append(f"{len(shown)} of {plural(len(events), 'growth')} are shown.")
     draft.axis("xaxis", title={"text": "Direction, largest first"}, tickformat="d")
-    draft.axis("yaxis", title={"text": "Singular value"}, **_maybe_log(log))
+    drawn = [np.array(one.singular_values, float) for _, one in shown]
+    draft.axis("yaxis", title={"text": "Singular value"}, **_maybe_log(log, drawn))
     return dress(draft, look, title, notes, 440)
 
 
@@ -371,15 +362,17 @@ def gradients(
         range=[-0.6, len(known) - 0.4],
         zeroline=False,
     )
-    draft.axis("xaxis", title={"text": "Norm of the gradient of the loss"}, **_maybe_log(log))
+    draft.axis(
+        "xaxis", title={"text": "Norm of the gradient of the loss"}, **_maybe_log(log, [old, after])
+    )
     if not log:
         draft.axis("xaxis", rangemode="tozero")
     height = 150 + 24 * max(len(known), 4)
     return dress(draft, look, title, notes, height, legend=_below(known))
 
 
-def _maybe_log(log: bool) -> dict:
-    return {"type": "log", "exponentformat": "power"} if log else {}
+def _maybe_log(log: bool, values: list[np.ndarray]) -> dict:
+    return log_axis(values) if log else {}
 
 
 def _inside() -> dict:

@@ -6,7 +6,6 @@ by its template alone: `figure.layout.template = template("dark")`, or `Plotly.r
 """
 
 import functools
-import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from keras_grow.errors import GrowthError, nearest
+from keras_grow.tools.words import shortened
 
 THEMES = ("light", "dark")
 
@@ -45,17 +45,6 @@ _SEQUENTIAL = {
 # --- text --------------------------------------------------------------------------------------
 
 
-def shortened(value: object, limit: int) -> str:
-    """`value` on one line of at most `limit` characters, its middle left out if need be."""
-    line = str(value).encode("utf-8", "replace").decode("utf-8")
-    line = "".join(" " if unicodedata.category(c)[0] == "C" else c for c in line)
-    line = " ".join(line.split())
-    if len(line) <= limit:
-        return line
-    head = (limit - 1) // 2
-    return f"{line[:head]}…{line[len(line) - (limit - 1 - head) :]}"
-
-
 def text(value: object, limit: int = 60) -> str:
     """Text from a log as plotly shows it unchanged, and shortened.
 
@@ -66,21 +55,6 @@ def text(value: object, limit: int = 60) -> str:
     for sign, code in (("&", "amp"), ("<", "lt"), (">", "gt"), ("$", "#36"), ("%", "#37")):
         line = line.replace(sign, f"&{code};")
     return line
-
-
-def count(number: float) -> str:
-    """A count for people: `1,234`, `12.3 k`, `4.56 M`."""
-    for size, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if abs(number) >= size:
-            return f"{number / size:.3g} {unit}" if abs(number) < 1e18 else f"{number:.2e}"
-    if abs(number) >= 1e4:
-        return f"{number / 1e3:.1f} k"
-    return f"{number:,.0f}" if float(number).is_integer() else f"{number:,.1f}"
-
-
-def plural(number: int, word: str) -> str:
-    """`1 site`, `2 sites`."""
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 # --- colours -----------------------------------------------------------------------------------
@@ -370,7 +344,7 @@ def bare(figure: go.Figure) -> tuple[str, list[str]]:
     meta = figure.layout.meta or {}
     notes = list(meta.get("notes", ()))
     # As much as `dress` has added for them.
-    less = 36 + 16 * (_wrapped(notes).count("<br>") + 1 if notes else 0)
+    less = 20 + 16 * (_wrapped(notes).count("<br>") + 1 if notes else 0)
     above, height = figure.layout.margin.t, figure.layout.height
     figure.layout.title = None
     if above is not None and height is not None:

@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 
 from keras_grow.errors import GrowthError, nearest
 from keras_grow.logs.runs import Growth, Run, Series
+from keras_grow.tools.console import count
 from keras_grow.tools.figures.axes import (
     XAxis,
     at_steps,
@@ -16,19 +17,8 @@ from keras_grow.tools.figures.axes import (
     smoothed,
     thinned,
 )
-from keras_grow.tools.figures.theme import (
-    BAD,
-    NEUTRAL,
-    Draft,
-    Look,
-    Style,
-    count,
-    dress,
-    empty,
-    plural,
-    shortened,
-    text,
-)
+from keras_grow.tools.figures.theme import BAD, NEUTRAL, Draft, Look, Style, dress, empty, text
+from keras_grow.tools.words import plural, shortened
 
 #: Points of all lines together, and marks of growths.
 _POINTS, _MARKS = 24_000, 1_000
@@ -88,6 +78,7 @@ def timeline(
     rows = 1 if x == "parameters" else 2
     draft = Draft([0.68, 0.32][:rows], gap=0.05)
     traces: list[dict] = []
+    over: list[dict] = []  # what must not be covered by other runs' marks
     notes = []
     kept = total = 0
     most = max(_POINTS // max(len(runs), 1), 100)
@@ -107,10 +98,13 @@ def timeline(
         groups, drawn = [], 0
         if rows == 2 or values is not None:
             groups, drawn = _marks(run, one, values, axis, style, marks)
-        traces += groups
+        for group in groups:
+            bad = group["meta"]["state"] in ("failed", "broken")
+            (over if bad else traces).append(group)
         seen |= {group["meta"]["state"] for group in groups}
         shown_marks, all_marks = shown_marks + drawn, all_marks + len(run.growths)
-        traces += _not_finite(run, one, values, axis)
+        over += _not_finite(run, one, values, axis)
+    traces += over
     traces += [_key(state) for state in _STATES if state in seen]
     draft.add(*traces)
     _resumed(draft, runs, axis)

@@ -8,18 +8,9 @@ from plotly.colors import sample_colorscale
 
 from keras_grow.logs.runs import Run
 from keras_grow.tools.figures.axes import XAxis, evenly, log_axis
-from keras_grow.tools.figures.theme import (
-    ORDER,
-    PALETTE,
-    Draft,
-    Look,
-    dress,
-    empty,
-    plural,
-    shortened,
-    text,
-)
+from keras_grow.tools.figures.theme import ORDER, PALETTE, Draft, Look, dress, empty, text
 from keras_grow.tools.figures.timeline import legend_place
+from keras_grow.tools.words import plural, shortened
 
 #: Lines with an entry of their own in the legend, columns of a heat map, and cells with a number.
 _NAMED, _COLUMNS, _CELLS = 14, 200, 700
@@ -141,7 +132,7 @@ def widths(
     draft.axis("xaxis", **axis.layout)
     draft.axis("yaxis", title={"text": "Channels"})
     if log:
-        draft.axis("yaxis", **log_axis([trace["y"] for trace in traces if trace["y"] != [None]]))
+        draft.axis("yaxis", **log_axis([known.of(name)[1] for name in known.names]))
     return dress(draft, look, title, notes, 460, legend=legend_place(len(known.names)))
 
 

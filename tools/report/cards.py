@@ -5,8 +5,9 @@ at all growths would make it large; a budget is shared by the runs and what is l
 """
 
 import json
+import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import plotly.graph_objects as go
@@ -14,7 +15,8 @@ import plotly.graph_objects as go
 from keras_grow.logs.runs import Run
 from keras_grow.tools import figures
 from keras_grow.tools.figures.axes import evenly
-from keras_grow.tools.figures.theme import X, plural, shortened
+from keras_grow.tools.figures.theme import X
+from keras_grow.tools.words import plural, shortened
 
 #: Figures of the whole page: single spectra, spectra over time, gradients; and of other kinds.
 _SPECTRA, _OVER_TIME, _GRADIENTS, _RUNS = 240, 100, 100, 20
@@ -31,7 +33,6 @@ class Card:
         title: what it shows.
         choices: a tree: {"label": what is chosen, "options": [[text, tree or figure's number]]};
             or the number of the only figure.
-        selected: the option of each level that is shown first.
         note: what is left out, in words.
         slider: whether its figures have frames to be moved through.
     """
@@ -39,7 +40,6 @@ class Card:
     id: str
     title: str
     choices: Any
-    selected: list[int] = field(default_factory=list)
     note: str = ""
     slider: bool = False
 
@@ -64,18 +64,17 @@ class Deck:
         self._of_single_runs()
         self._why()
 
-    def _keep(self, figure: go.Figure) -> int:
-        title, notes = figures.bare(figure)
-        plain = json.loads(figure.to_json())
-        plain["layout"].pop("template", None)
-        plain["layout"].pop("meta", None)
-        plain["layout"].pop("sliders", None)  # the page has its own, which the keyboard reaches
-        plain["layout"].pop("updatemenus", None)
-        if plain.get("frames"):
-            plain["layout"]["margin"]["b"] = 16
-            plain["layout"]["height"] -= 68
-        self.figures.append({"figure": plain, "title": title, "notes": notes})
+    def _keep(self, figure: go.Figure, log: go.Figure | None = None) -> int:
+        """Takes up a figure, and the layout of the same one with logarithmic axes."""
+        plain, title, notes = _plain(figure)
+        kept = {"figure": plain, "title": title, "notes": notes}
+        if log is not None:
+            kept["log"] = _plain(log)[0]["layout"]
+        self.figures.append(kept)
         return len(self.figures) - 1
+
+    def _both(self, draw: Callable[..., go.Figure], *args: Any, **options: Any) -> int:
+        return self._keep(draw(*args, **options), draw(*args, **options, log=True))
 
     def _add(self, id: str, title: str, choices: Any, **rest: Any) -> None:
         self.cards[id] = Card(id, title, choices, **rest)
@@ -84,13 +83,14 @@ class Deck:
         listed = [list(option) for option in options]
         return listed[0][1] if len(listed) == 1 else {"label": label, "options": listed}
 
-    def _by_x(self, draw: Callable[..., go.Figure], kinds: Iterable[str]) -> Any:
-        return self._by("x axis", [(_X_WORDS[x], self._keep(draw(x=x))) for x in kinds])
+    def _by_x(self, kinds: Iterable[str], draw: Callable[..., go.Figure], **options: Any) -> Any:
+        found = [
+            (_X_WORDS[x], self._both(draw, self.runs, self.metric, x=x, **options)) for x in kinds
+        ]
+        return self._by("x axis", found)
 
-    def _by_run(self, draw: Callable[[Run], go.Figure]) -> Any:
-        return self._by(
-            "Run", [(shortened(run.name, 60), self._keep(draw(run))) for run in self.shown]
-        )
+    def _by_run(self, runs: list[Run], keep: Callable[[Run], int]) -> Any:
+        return self._by("Run", [(shortened(run.name, 60), keep(run)) for run in runs])
 
     @property
     def _rest(self) -> str:
@@ -98,136 +98,100 @@ class Deck:
         return f"{plural(left, 'more run')} cannot be chosen here." if left else ""
 
     def _over_all_runs(self) -> None:
-        runs, metric = self.runs, self.metric
-        self._add(
-            "timeline",
-            "Growth over training",
-            self._by(
-                "x axis",
-                [
-                    (
-                        f"{_X_WORDS[x]}{', logarithmic loss' if log else ''}",
-                        self._keep(
-                            figures.timeline(runs, metric, x=x, smoothing=self.smoothing, log=log)
-                        ),
-                    )
-                    for x in X
-                    for log in (False, True)
-                ],
-            ),
-        )
-        self._add("gain", "What growing brought", self._keep(figures.gain(runs, metric)))
-        self._add(
-            "tradeoff",
-            "Loss against cost",
-            self._by_x(
-                lambda x: figures.tradeoff(runs, metric, x=x), ("parameters", "flops", "time")
-            ),
-        )
+        timeline = self._by_x(X, figures.timeline, smoothing=self.smoothing)
+        self._add("timeline", "Growth over training", timeline)
+        gain = self._keep(figures.gain(self.runs, self.metric))
+        self._add("gain", "What growing brought", gain)
+        tradeoff = self._by_x(("parameters", "flops", "time"), figures.tradeoff)
+        self._add("tradeoff", "Loss against cost", tradeoff)
 
     def _of_single_runs(self) -> None:
         names = [run.name for run in self.runs]
         costs: list[tuple[str, Any]] = []
         if len(self.runs) > 1:
-            costs.append(("all", self._keep(figures.costs(self.runs))))
+            costs.append(("all", self._both(figures.costs, self.runs)))
         for run in self.shown:
-            figure = self._keep(figures.costs([run], among=names))
+            figure = self._both(figures.costs, [run], among=names)
             costs.append((shortened(run.name, 60), figure))
         self._add("costs", "Cost of growing", self._by("Run", costs), note=self._rest)
-        self._add("widths", "Widths over training", self._by_run(figures.widths), note=self._rest)
-        self._add("width-map", "Layer by growth", self._by_run(figures.width_map), note=self._rest)
+        widths = self._by_run(self.shown, lambda run: self._both(figures.widths, run))
+        self._add("widths", "Widths over training", widths, note=self._rest)
+        maps = self._by_run(self.shown, lambda run: self._keep(figures.width_map(run)))
+        self._add("width-map", "Layer by growth", maps, note=self._rest)
         drawn = [run for run in self.shown if run.networks]
         if drawn:
-            self._add(
-                "network",
-                "The network",
-                self._by(
-                    "Run",
-                    [(shortened(r.name, 60), self._keep(figures.network(r))) for r in drawn],
-                ),
-                slider=True,
-                note=self._rest,
-            )
+            networks = self._by_run(drawn, lambda run: self._keep(figures.network(run)))
+            self._add("network", "The network", networks, slider=True, note=self._rest)
 
     def _why(self) -> None:
         told = [run for run in self.shown if any(g.sites for g in run.growths) and run.sites]
         if not told:
             return
-        spectrum, spectra, gradients = [], [], []
-        left = {"spectrum": 0, "spectra": 0, "gradients": 0}
-        for run in told:
-            name = shortened(run.name, 60)
-            events = [step for step in sorted(run.sites) if run.sites[step]]
-            looked = [s for s in events if any(one.gradient_norm for one in run.sites[s])]
-            chosen = _chosen(looked or events, max(_GRADIENTS // len(told), 2))
-            left["gradients"] += len(looked) - len(chosen) if looked else 0
-            gradients.append(
-                (
-                    name,
-                    self._by(
-                        "Step",
-                        [(f"{s:,}", self._keep(figures.gradients(run, s))) for s in chosen],
-                    ),
-                )
+        events = {run.name: [s for s in sorted(run.sites) if run.sites[s]] for run in told}
+        for id, title, what, call, choose, budget in (
+            ("gradients", "Gradient by layer", "growths", "gradients(run, step)",
+             self._gradients, _GRADIENTS),
+            ("spectrum", "Spectrum of a layer", "spectra", "spectrum(run, step, layer)",
+             self._spectrum, _SPECTRA),
+            ("spectra", "Spectra over time", "layers", "spectra(run, layer)",
+             self._spectra, _OVER_TIME),
+        ):  # fmt: skip
+            found, left = [], 0
+            for run in told:
+                share = max(budget // len(told), 4)
+                choices, more = choose(run, events[run.name], share)
+                found.append((shortened(run.name, 60), choices))
+                left += more
+            note = (
+                f"Left out to keep this page small: {left:,} {what}. In a notebook: "
+                f"kg.figures.{call}."
             )
-            share = max(_SPECTRA // len(told), 4)
-            names = _sites_by_gradient(run, events)
-            per_step = max(min(len(names), int(share**0.5) + 1), 1)
-            steps = _chosen(events, max(share // per_step, 2))
-            options = []
-            for step in steps:
-                there = sorted(run.sites[step], key=lambda one: -(one.gradient_norm or 0.0))
-                kept = there[:per_step]
-                left["spectrum"] += len(there) - len(kept)
-                options.append(
-                    (
-                        f"{step:,}",
-                        self._by(
-                            "Layer",
-                            [
-                                (
-                                    shortened(one.name, 60),
-                                    self._keep(figures.spectrum(run, step, one.name)),
-                                )
-                                for one in kept
-                            ],
-                        ),
-                    )
-                )
-            left["spectrum"] += sum(len(run.sites[s]) for s in events if s not in set(steps))
-            spectrum.append((name, self._by("Step", options)))
-            most = max(_OVER_TIME // len(told), 3)
-            left["spectra"] += max(len(names) - most, 0)
-            spectra.append(
-                (
-                    name,
-                    self._by(
-                        "Layer",
-                        [
-                            (shortened(n, 60), self._keep(figures.spectra(run, n)))
-                            for n in names[:most]
-                        ],
-                    ),
-                )
-            )
-        words = "Left out to keep this page small: {}. In a notebook: kg.figures.{}."
-        for id, title, options, what, call in (
-            ("spectrum", "Spectrum of a layer", spectrum, "spectra", "spectrum(run, step, layer)"),
-            ("spectra", "Spectra over time", spectra, "layers", "spectra(run, layer)"),
-            ("gradients", "Gradient by layer", gradients, "growths", "gradients(run, step)"),
-        ):
-            note = words.format(f"{left[id]:,} {what}", call) if left[id] else ""
-            self._add(id, title, self._by("Run", options), note=note)
+            self._add(id, title, self._by("Run", found), note=note if left else "")
+
+    def _gradients(self, run: Run, events: list[int], share: int) -> tuple[Any, int]:
+        """Choices, and how many growths are left out."""
+        told = [s for s in events if any(one.gradient_norm for one in run.sites[s])] or events
+        chosen = [told[i] for i in evenly(len(told), share)]
+        options = [(f"{s:,}", self._both(figures.gradients, run, s)) for s in chosen]
+        return self._by("Step", options), len(told) - len(chosen)
+
+    def _spectrum(self, run: Run, events: list[int], share: int) -> tuple[Any, int]:
+        """Choices, and how many spectra are left out."""
+        widest = max(len(run.sites[step]) for step in events)
+        per_step = max(min(widest, math.isqrt(share) + 1), 1)
+        chosen = [events[i] for i in evenly(len(events), max(share // per_step, 2))]
+        options, kept = [], 0
+        for step in chosen:
+            sites = sorted(run.sites[step], key=lambda one: -(one.gradient_norm or 0.0))[:per_step]
+            kept += len(sites)
+            layers = [
+                (shortened(one.name, 60), self._both(figures.spectrum, run, step, one.name))
+                for one in sites
+            ]
+            options.append((f"{step:,}", self._by("Layer", layers)))
+        return self._by("Step", options), sum(len(run.sites[s]) for s in events) - kept
+
+    def _spectra(self, run: Run, events: list[int], share: int) -> tuple[Any, int]:
+        """Choices, and how many layers are left out."""
+        largest: dict[str, float] = {}
+        for step in events:
+            for one in run.sites[step]:
+                largest[one.name] = max(largest.get(one.name, 0.0), one.gradient_norm or 0.0)
+        names = sorted(largest, key=lambda name: -largest[name])
+        options = [
+            (shortened(name, 60), self._keep(figures.spectra(run, name))) for name in names[:share]
+        ]
+        return self._by("Layer", options), max(len(names) - share, 0)
 
 
-def _chosen(steps: list[int], most: int) -> list[int]:
-    return [steps[i] for i in evenly(len(steps), most)]
-
-
-def _sites_by_gradient(run: Run, steps: list[int]) -> list[str]:
-    """Names of what grew, those with the largest new gradients first."""
-    largest: dict[str, float] = {}
-    for step in _chosen(steps, 100):
-        for one in run.sites[step]:
-            largest[one.name] = max(largest.get(one.name, 0.0), one.gradient_norm or 0.0)
-    return sorted(largest, key=lambda name: -largest[name])
+def _plain(figure: go.Figure) -> tuple[dict[str, Any], str, list[str]]:
+    """A figure as JSON holds it, without what the page has itself, its title and notes."""
+    title, notes = figures.bare(figure)
+    plain = json.loads(figure.to_json())
+    layout = plain["layout"]
+    for name in ("template", "meta", "sliders", "updatemenus"):
+        layout.pop(name, None)
+    if plain.get("frames"):
+        layout["margin"]["b"] = 16
+        layout["height"] -= 68
+    return plain, title, notes

@@ -14,11 +14,12 @@ from plotly.offline import get_plotlyjs
 
 from keras_grow.logs.runs import Growth, Run
 from keras_grow.tools import figures
+from keras_grow.tools.console import count
 from keras_grow.tools.figures.axes import changes, evenly
-from keras_grow.tools.figures.cost import seconds
-from keras_grow.tools.figures.theme import THEMES, count, plural, shortened, styles
+from keras_grow.tools.figures.theme import THEMES, styles
 from keras_grow.tools.figures.timeline import metric_of, state_of
 from keras_grow.tools.report.cards import Deck
+from keras_grow.tools.words import plural, seconds, shortened
 
 #: Rows of the table of growths, and warnings.
 _ROWS, _WARNINGS = 4_000, 100
@@ -180,7 +181,9 @@ def _rows(runs: list[Run]) -> tuple[list[Row], int]:
 
 def _row(run: Run, growth: Growth, names: bool) -> Row:
     added = growth.parameters_after - growth.parameters_before
-    part = f" (+{100 * added / growth.parameters_before:.1f}%)" if growth.parameters_before else ""
+    part = ""
+    if added and growth.parameters_before:
+        part = f" (+{100 * added / growth.parameters_before:.1f}%)"
     spent = sum(growth.seconds.values())
     kept = {True: "kept", False: "changed", None: "not compared"}[growth.kept]
     if growth.deviation is not None:

@@ -5,7 +5,9 @@
   const config = {
     responsive: true,
     displaylogo: false,
-    modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
+    modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d", "sendChartToCloud"],
+    showSendToCloud: false, // plotly's button that uploads a figure to its maker
+    plotlyServerURL: "",
     toImageButtonOptions: { format: "svg", filename: "keras-grow" },
   };
 
@@ -60,6 +62,18 @@
     makeChoices() {
       const box = this.element.querySelector(".choices");
       box.replaceChildren();
+      if (data.figures[this.number()].log) {
+        const label = document.createElement("label");
+        const input = document.createElement("input");
+        input.type = "checkbox";
+        input.checked = Boolean(this.logarithmic);
+        input.addEventListener("change", () => {
+          this.logarithmic = input.checked;
+          this.draw();
+        });
+        label.append(input, "logarithmic");
+        box.append(label);
+      }
       let node = this.card.choices;
       for (let level = 0; typeof node !== "number"; level += 1) {
         const label = document.createElement("label");
@@ -82,8 +96,9 @@
     }
 
     layout() {
+      const { figure, log } = data.figures[this.number()];
       return {
-        ...data.figures[this.number()].figure.layout,
+        ...structuredClone(this.logarithmic && log ? log : figure.layout),
         template: data.templates[theme()],
         autosize: true,
       };
