@@ -20,9 +20,11 @@ def plural(number: int, word: str) -> str:
 
 
 def seconds(value: float) -> str:
-    """A duration: `0.42 s`, `12 s`, `3 min 20 s`, `2 h 5 min`."""
+    """A duration: `0.42 s`, `12 s`, `3 min 20 s`, `2 h 5 min`, `4 days`."""
     if value < 60:
         return f"{value:.2g} s" if value < 10 else f"{value:.0f} s"
     if value < 3600:
         return f"{int(value // 60)} min {int(value % 60)} s"
+    if value >= 3 * 86400:
+        return f"{value / 86400:,.0f} days"
     return f"{int(value // 3600):,} h {int(value % 3600 // 60)} min"
