@@ -91,6 +91,13 @@ class Surgery:
             value, edits, self.fan_out, self.fan_in, self.seed, self.entries, self.copies
         )
 
+    def _copied(
+        self, edits: dict[int, list[Edit]], variable: Any, value: np.ndarray
+    ) -> np.ndarray | None:
+        """Other values of a variable, grown as it is; None if nothing of it is copied."""
+        own = edits.get(id(variable), [])
+        return self._grown_value(variable, value, own) if set(own) & set(self.copies) else None
+
     def _rewritten(self, variable: Any, value: np.ndarray) -> np.ndarray:
         if id(variable) not in self.plan.rewrites:
             return value
@@ -122,7 +129,9 @@ class Surgery:
             changes.append((variable, values[key]))
         active = optimizers.optimizers_of(model)
         for optimizer in active:
-            changes += optimizers.grown_slots(optimizer, edits, values, self._rewritten)
+            changes += optimizers.grown_slots(
+                optimizer, edits, values, self._rewritten, partial(self._copied, edits)
+            )
         keys = [_keras.optimizer_keys(optimizer) for optimizer in active]
         for optimizer, own_keys in zip(active, keys, strict=True):
             # Runs last when undoing, after the variables are back.

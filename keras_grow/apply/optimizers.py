@@ -119,6 +119,7 @@ def grown_slots(
     edits: dict[int, list[Edit]],
     new_values: dict[int, np.ndarray],
     rewritten: Callable[[Any, np.ndarray], np.ndarray],
+    copied: Callable[[Any, np.ndarray], np.ndarray | None] = lambda variable, value: None,
 ) -> Iterator[tuple[Any, np.ndarray]]:
     """Slot variables of the optimizer with their new values.
 
@@ -126,6 +127,8 @@ def grown_slots(
         edits: by id of the model variable.
         new_values: of the model variables that change, by id.
         rewritten: how the old entries of a variable change; copies of it change with them.
+        copied: where new entries of a variable are copies of its old ones (neurons that split),
+            the same done to other values of it; else None.
 
     Raises:
         GrowthError: a slot whose meaning is not known.
@@ -143,6 +146,7 @@ def grown_slots(
             edits.get(id(variable), []),
             new_values[id(variable)],
             rewritten,
+            copied,
             {name: of_all[i] for name, of_all in slots.items() if of_all[i] is not None},
         )
         for name, slot in grown.slots.items():
@@ -159,6 +163,7 @@ class _Grown:
     edits: Sequence[Edit]
     weights: np.ndarray  # new ones
     rewritten: Callable[[Any, np.ndarray], np.ndarray]
+    copied: Callable[[Any, np.ndarray], np.ndarray | None]
     slots: dict[str, Any]
 
     def value(self, name: str) -> np.ndarray:
@@ -174,6 +179,9 @@ class _Grown:
             raise _unknown(self.optimizer, name, slot, self.variable)
         old = _backend.to_numpy(slot)
         if start == WEIGHT:
+            split = self.copied(self.variable, old)
+            if split is not None:
+                return split
             old = self.rewritten(self.variable, old)
         value = moved(old, edits)
         new = new_entries(edits, shape)

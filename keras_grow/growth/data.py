@@ -79,7 +79,12 @@ class GrowthData:
         """
         if count is None:
             drawn = (self._checked(b, graph) for b in self._all())
-            return Batches(next(drawn), drawn)
+            if (first := next(drawn, None)) is None:
+                raise DataError(
+                    "The growth data is empty. Received: an iterable without batches, or one that "
+                    "can be read only once and has been."
+                )
+            return Batches(first, drawn)
         first = self.batch(number * count, graph)
         return Batches(first, (self.batch(number * count + i, graph) for i in range(1, count)))
 
@@ -92,8 +97,6 @@ class GrowthData:
             parts = tuple(data) if isinstance(data, (tuple, list)) else (data,)
             return (_part(parts, slice(a, a + self.batch_size)) for a in starts)
         if isinstance(self._draw, _Cycle):
-            first = self._draw(0)  # which complains if there is none
-            del first
             return (tuple(b) if isinstance(b, list) else b for b in data)
         raise DataError(
             "batches=None looks at all the growth data, but a function has no end. Pass "

@@ -336,3 +336,26 @@ def test_samples_of_different_lengths_are_refused():
     ragged[0], ragged[1] = np.zeros((3, 2)), np.zeros((4, 2))
     with pytest.raises(kg.DataError, match=r"does not fit input.*Received"):
         kg.grow_(model, {"p": 6}, method="gradmax", data=(ragged, np.zeros((2, 3))), seed=0)
+
+
+# TensorFlow's l2_normalize has a finite gradient at zero.
+@pytest.mark.backend("torch", "jax")
+@pytest.mark.parametrize(("mode", "form"), [("columns", "outgoing"), ("rows", "inverse")])
+def test_a_penalty_without_a_gradient_at_zero_is_refused(mode, form):
+    """Else the next step would make all weights NaN."""
+    keras.utils.set_random_seed(0)
+    penalty = keras.regularizers.OrthogonalRegularizer(0.01, mode=mode)
+    own, theirs = (penalty, None) if mode == "columns" else (None, penalty)
+    inputs = keras.Input((8,))
+    hidden = keras.layers.Dense(5, activation="relu", kernel_regularizer=own, name="a")(inputs)
+    after = keras.layers.Dense(4, kernel_regularizer=theirs, name="b")(hidden)
+    model = keras.Model(inputs, after)
+    model.compile("sgd", "mse")
+    before = model.get_weights()
+    layer, slopes = ("a" if own else "b"), kg.Slopes()
+    with pytest.raises(kg.GrowthError, match=f"OrthogonalRegularizer.*layer '{layer}'"):
+        kg.grow_(model, {"a": 7}, "random", seed=0, form=form, slopes=slopes)  # as in fit
+    for old, now in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, now)
+    kg.grow_(model, {"a": 7}, "split", seed=0)  # no zeros there
+    assert np.isfinite(model.evaluate(np.ones((4, 8)), np.ones((4, 4)), verbose=0))

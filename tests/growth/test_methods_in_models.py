@@ -224,3 +224,21 @@ def test_statistics_of_batch_normalisation_are_those_of_the_growth_batch(kind):
     pre = numpy_of(producer(grown.x)).reshape(-1, grown.width + ADDED)[:, grown.width :]
     np.testing.assert_allclose(numpy_of(norm.moving_mean)[-ADDED:], pre.mean(axis=0), atol=1e-5)
     np.testing.assert_allclose(numpy_of(norm.moving_variance)[-ADDED:], pre.var(axis=0), rtol=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_firefly_leaves_no_neuron_silent(seed):
+    """To first order a silent neuron does no harm, so the optimum may well have some."""
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((6,))
+    hidden = keras.layers.Dense(4, activation="relu", name="a")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(5, name="b")(hidden))
+    model.compile("sgd", "mse")
+    rng = np.random.default_rng(seed)
+    # All inputs on one side, so that many directions are silent.
+    x = np.abs(rng.standard_normal((32, 6))).astype("float32")
+    y = rng.standard_normal((32, 5)).astype("float32")
+    method = kg.methods.Firefly(steps=30)
+    kg.grow_(model, {"a": 8}, method, data=(x, y), seed=seed, form="inverse")
+    new = x @ model.get_layer("a").get_weights()[0][:, 4:]
+    assert (new.max(axis=0) > 0).all()

@@ -197,3 +197,30 @@ def test_sites_whose_new_neurons_must_be_zero_are_refused(method, layer):
         kg.grow_(model, {"p": 6}, method=method, seed=0)
     assert model.get_layer("p").units == 4
     assert kg.grow_(model, {"p": 6}, method="random", seed=0).report.preserved
+
+
+def test_a_split_keeps_the_moving_average_of_the_weights():
+    """Keras puts it into the model when `fit` ends."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6,))
+    hidden = keras.layers.Dense(4, activation="relu", name="a")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(3, name="b")(hidden))
+    model.compile(keras.optimizers.Adam(0.05, use_ema=True, ema_momentum=0.9), "mse")
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((16, 6)), rng.standard_normal((16, 3))
+    model.fit(x, y, batch_size=4, epochs=3, verbose=0)
+    model.fit(x, y, batch_size=4, epochs=1, verbose=0)
+
+    def averaged():
+        now = model.get_weights()
+        model.optimizer.finalize_variable_values(model.trainable_variables)
+        found = model.predict_on_batch(x)
+        model.set_weights(now)
+        return found
+
+    for variable in model.trainable_variables:  # unlike the averages
+        variable.assign(variable + 0.1)
+    before = averaged()
+    assert abs(before - model.predict_on_batch(x)).max() > 0.01
+    kg.grow_(model, {"a": 7}, "split", seed=0)
+    np.testing.assert_allclose(averaged(), before, atol=1e-5)

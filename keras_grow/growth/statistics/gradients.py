@@ -1,6 +1,6 @@
 """What growth data says about one site, as NumPy arrays for methods."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Protocol
@@ -180,25 +180,47 @@ class SiteGradients:
 
     def novelty(self, fan_in: np.ndarray) -> Response:
         present = [self._present(record) for record in self.records]
-        inverse = []
-        for record_rows in present:
-            inverse.append([_inverse(_product(rows, rows)) for rows in record_rows])
+        squares = [_product(rows, rows) for rows in present[0]]
+        for more in present[1:]:
+            squares = [s + _product(rows, rows) for s, rows in zip(squares, more, strict=True)]
+        inverses = [_inverse(square) for square in squares]
+
+        def channels(index: int, w: Any) -> Iterator[tuple[Any, Any, np.ndarray]]:
+            """What consumers see of new channels, its products with what they see now, its ids."""
+            found = self.shadows.channels(self.records[index], w)
+            for (_, shadow), rows in zip(found, present[index], strict=True):
+                own = as_rows(shadow.tensor, shadow.axis)
+                yield own, ops.matmul(ops.transpose(own), rows), shadow.ids
+
+        products = []  # by batch and call; one batch finds its own by itself
+        if len(present) > 1:
+            columns = _tensor(fan_in.T)
+            for index in range(len(present)):
+                found = [_backend.to_numpy(p) for _, p, _ in channels(index, columns)]
+                products.append([f.astype("float64") for f in found])
 
         def energy(index: int, w: Any) -> Any:
+            """The batch's part, with the gradient of the whole: |h|^2 - (h'X)(X'X)^-1(X'h).
+
+            The coefficients (h'X)(X'X)^-1 are the least-squares fit over all batches. They may be
+            held fixed: at the optimum the energy does not change with them.
+            """
             total = 0.0
-            channels = self.shadows.channels(self.records[index], w)
-            pairs = zip(channels, present[index], inverse[index], strict=True)
-            for (_, shadow), rows, inner in pairs:
-                own = as_rows(shadow.tensor, shadow.axis)
-                shared = ops.matmul(ops.transpose(own), rows)
-                within = ops.sum(ops.matmul(shared, _like(inner, own)) * shared, axis=1)
-                belongs = np.eye(int(w.shape[1]))[shadow.ids]
+            for place, (own, shared, ids) in enumerate(channels(index, w)):
+                all_shared = ops.stop_gradient(shared)
+                for other, theirs in enumerate(products):
+                    if other != index:
+                        all_shared = all_shared + _like(theirs[place], own)
+                fit = ops.matmul(all_shared, _like(inverses[place], own))
+                within = ops.sum(fit * (2 * shared - ops.stop_gradient(shared)), axis=1)
+                belongs = np.eye(int(w.shape[1]))[ids]
                 total = total + ops.matmul(
                     ops.expand_dims(ops.sum(own * own, axis=0) - within, 0), _like(belongs, own)
                 )
             return ops.transpose(total)
 
-        return self._summed([partial(energy, i) for i in range(len(present))], fan_in)
+        parts = [partial(energy, index) for index in range(len(present))]
+        return self._summed(parts, fan_in, [1.0] * len(parts))
 
     def _present(self, record: Record) -> list[Any]:
         """What consumers read now, as rows of channels, by call that reads new ones."""
@@ -224,18 +246,43 @@ class SiteGradients:
         if beside is None:
             beside = self._beside
         counted = SiteGradients(self.shadows, self.records, exact=self.exact, beside=beside)
-        records = [counted._without_present(record) for record in self.records]
-        return SiteGradients(self.shadows, records, exact=self.exact, beside=beside)
+        return SiteGradients(
+            self.shadows, counted._without_present(), exact=self.exact, beside=beside
+        )
 
-    def _without_present(self, record: Record) -> Record:
-        """The record with the gradient that a step of the present kernels could use taken off."""
-        gradients = dict(record.gradients)
+    def _without_present(self) -> list[Record]:
+        """The records with the gradient that a step of the present kernels could use taken off.
+
+        That step is the least-squares fit over all batches.
+        """
+        squares: dict[Call, Any] = {}
+        crosses: dict[Call, Any] = {}
+        for record, share in self._shared():
+            for call, x in self._seen(record):
+                patches = rule_for(call.op).patches(call, x)
+                inputs, axis = patches.tensor, patches.axis
+                square = _sum_of_products(inputs, inputs, axis, axis)
+                cross = _sum_of_products(inputs, record.gradients[call], axis, axis)
+                squares[call] = squares.get(call, 0.0) + square
+                crosses[call] = crosses.get(call, 0.0) + share * cross
+        kernels = {call: _inverse(squares[call]) @ crosses[call] for call in squares}
+        found = []
+        for record, share in self._shared():
+            gradients = dict(record.gradients)
+            for call, x in self._seen(record):
+                kernel = ops.cast(_tensor(kernels[call] / share), x.dtype)
+                fitted, _ = rule_for(call.op).respond(call, x, kernel)
+                gradients[call] = gradients[call] - fitted
+            found.append(replace(record, gradients=gradients))
+        return found
+
+    def _seen(self, record: Record) -> Iterator[tuple[Call, Any]]:
+        """What each call that reads new channels sees of those that are present."""
         for call, extra in self._reading(record):
             x = record.tensors[call.inputs[0]]
             if extra is not None:
                 x = ops.concatenate([x, ops.cast(extra.tensor, x.dtype)], axis=extra.axis)
-            gradients[call] = _residual(call, x, gradients[call])
-        return replace(record, gradients=gradients)
+            yield call, x
 
     def _shared(self) -> list[tuple[Record, float]]:
         return list(zip(self.records, shares(self.records), strict=True))
@@ -257,12 +304,18 @@ class SiteGradients:
         ]
         return self._summed(functions, fan_in)
 
-    def _summed(self, functions: Sequence[Callable[[Any], Any]], fan_in: np.ndarray) -> Response:
-        """The mean over the batches of functions of the fan-ins, one for each batch."""
+    def _summed(
+        self,
+        functions: Sequence[Callable[[Any], Any]],
+        fan_in: np.ndarray,
+        weights: Sequence[float] | None = None,
+    ) -> Response:
+        """The weighted sum over the batches of functions of the fan-ins, by default the mean."""
         columns = _tensor(fan_in.T)
         value: Any = 0.0
         pulls = []
-        for function, share in zip(functions, shares(self.records), strict=True):
+        counted = shares(self.records) if weights is None else weights
+        for function, share in zip(functions, counted, strict=True):
             part, pull = _backend.pullback(function, columns)
             value = value + share * _backend.to_numpy(part).astype("float64")
             pulls.append((pull, share))
@@ -298,27 +351,19 @@ def _inverse(square: np.ndarray) -> np.ndarray:
 
 
 def _mean_product(a: Any, b: Any, a_axis: int, b_axis: int) -> np.ndarray:
-    """a'b / rows of two tensors seen as rows of channels, sample block by sample block."""
+    """a'b / rows of two tensors seen as rows of channels."""
+    rows = int(np.prod(a.shape)) // int(a.shape[a_axis])
+    return _sum_of_products(a, b, a_axis, b_axis) / rows
+
+
+def _sum_of_products(a: Any, b: Any, a_axis: int, b_axis: int) -> np.ndarray:
+    """a'b of two tensors seen as rows of channels, sample block by sample block."""
     samples = int(a.shape[0])
     per_sample = 4 * (int(np.prod(a.shape)) + int(np.prod(b.shape))) // samples
     block = max(1, CHUNK // max(per_sample, 1))
     total: Any = 0.0
-    rows = 0
     for start in range(0, samples, block):
         left = as_rows(a[start : start + block], a_axis)
         right = as_rows(b[start : start + block], b_axis)
         total = total + _backend.to_numpy(_backend.matrix_product(left, right)).astype("float64")
-        rows += int(left.shape[0])
-    return np.asarray(total) / rows
-
-
-def _residual(call: Call, x: Any, gradient: Any) -> Any:
-    """The gradient less its best approximation by a linear function of the kernel's inputs."""
-    rule = rule_for(call.op)
-    patches = rule.patches(call, x)
-    inputs, axis = patches.tensor, patches.axis
-    square = _mean_product(inputs, inputs, axis, axis)
-    cross = _mean_product(inputs, gradient, axis, axis)
-    kernel = _inverse(square) @ cross
-    fitted, _ = rule.respond(call, x, ops.cast(_tensor(kernel), x.dtype))
-    return gradient - fitted
+    return np.asarray(total)
