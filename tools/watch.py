@@ -197,11 +197,14 @@ def _growths(
     names = max(min(24, width // 5, longest), 8)
     table.add_column(no_wrap=True, width=names)
     steps = max(len(f"{growth.step:,}") for _, growth in pairs)
-    table.add_column(justify="right", no_wrap=True, min_width=steps)
-    table.add_column(overflow="ellipsis", no_wrap=True, ratio=1 if medium else None)
+    table.add_column(justify="right", no_wrap=True, width=steps)
+    sizes, outputs = (20, 15) if wide else (8, 7)
+    gaps = (4 if medium else 2) * (2 if wide else 1)
+    rest = width - names - steps - gaps - (sizes + outputs if medium else 0)
+    table.add_column(overflow="ellipsis", no_wrap=True, width=max(rest, 8))
     if medium:
-        table.add_column(justify="right", no_wrap=True, min_width=20 if wide else 8)
-        table.add_column(no_wrap=True, min_width=12 if wide else 7)
+        table.add_column(justify="right", no_wrap=True, width=sizes)
+        table.add_column(no_wrap=True, width=outputs)
     for run, growth in reversed(pairs):
         what, style = _what(run, growth, width, unicode)
         cells = [
