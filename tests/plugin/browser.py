@@ -191,10 +191,15 @@ class Browser:
 
     def open(self, board: TensorBoard, options: str = "", theme: str = "light") -> None:
         """Opens TensorBoard at our tab, and steps into the tab's frame."""
-        self.driver.get("about:blank")
+        self.leave()
         dark = "true" if theme == "dark" else "false"
         self.driver.get(f"{board.address}/?darkMode={dark}#keras_grow{options}")
         self.enter()
+
+    def leave(self) -> None:
+        """Shows nothing, so that nothing is asked for."""
+        self.driver.switch_to.default_content()
+        self.driver.get("about:blank")
 
     def enter(self) -> None:
         """Steps into the frame of our tab."""
@@ -249,6 +254,11 @@ class Browser:
     def severe(self) -> list[str]:
         """Errors in the console."""
         return [line["message"] for line in self.console() if line["level"] == "SEVERE"]
+
+    def forget(self) -> None:
+        """Forgets what the console has said so far."""
+        self.console()
+        self._console = []
 
     def hash(self) -> str:
         """The part of TensorBoard's address that is the tab's."""

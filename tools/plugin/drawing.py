@@ -22,6 +22,11 @@ INSTALL = (
 )
 
 
+# plotly fills tables of its own when it is used for the first time, and two threads at that break
+# each other. In one process figures are not made sooner side by side.
+_turn = threading.Lock()
+
+
 class NoPlotly(Exception):
     """plotly is not installed, or too old."""
 
@@ -66,7 +71,7 @@ DRAWINGS = {
 
 def warm_up() -> None:
     """Imports plotly in the background, so that the first figure need not wait for it."""
-    threading.Thread(target=_figures_or_none, name="keras_grow-plotly", daemon=True).start()
+    threading.Thread(target=_make_ready, name="keras_grow-plotly", daemon=True).start()
 
 
 def script() -> Path:
@@ -129,7 +134,8 @@ def draw(source: Source, ctx: Any, experiment: str, wanted: dict[str, Any]) -> s
         if drawing.widths:
             source.add_widths(ctx, experiment, run)
     wanted["options"]["among"] = source.names(ctx, experiment)
-    return function(**_arguments(function, drawing, runs, wanted)).to_json()
+    with _turn:
+        return function(**_arguments(function, drawing, runs, wanted)).to_json()
 
 
 def _arguments(
@@ -155,13 +161,16 @@ def _figures() -> Any:
     """
     script()
     try:
-        return importlib.import_module("keras_grow.tools.figures")
+        with _turn:
+            return importlib.import_module("keras_grow.tools.figures")
     except GrowthError as error:  # plotly is there, and cannot be imported
         raise NoPlotly(str(error)) from error
 
 
-def _figures_or_none() -> Any:
+def _make_ready() -> None:
     try:
-        return _figures()
+        figures = _figures()
     except NoPlotly:
-        return None  # the tab is told when it asks
+        return  # the tab is told when it asks
+    with _turn:
+        figures.timeline([]).to_json()

@@ -66,7 +66,7 @@ export class Figure {
         'header', {}, this.heading,
         el('div', {class: 'tools'}, this.whole, this.png, this.svg),
       ),
-      this.notes, this.problem, this.plot,
+      this.notes, this.problem, el('div', {class: 'canvas'}, this.plot),
     );
     this.tools(false);
     // plotly follows the window's size only; scroll bars and grids change widths, too.

@@ -87,11 +87,13 @@ export class Table {
     const down = this.sort.startsWith('-');
     const key = this.sort.replace(/^-/, '');
     const column = this.columns.find((one) => one.key === key) ?? this.columns[0];
-    const words = this.find.toLowerCase().split(/\s+/).filter(Boolean);
+    // Numbers are shown as 1,200 and found as 1200, too.
+    const plain = (text) => text.toLowerCase().replace(/(\d),(?=\d{3})/g, '$1');
+    const words = plain(this.find).split(/\s+/).filter(Boolean);
     const texts = (row) => this.columns.map((one) => one.text?.(row) ?? one.value(row) ?? '');
     this.shown = this.rows.filter((row) => {
       if (!words.length) return true;
-      const line = texts(row).join(' ').toLowerCase();
+      const line = plain(texts(row).join(' '));
       return words.every((word) => line.includes(word));
     });
     this.shown.sort((a, b) => compare(column.value(a), column.value(b), down));
