@@ -1,5 +1,6 @@
 """Numbers and names in words, for figures, pages and terminals."""
 
+import math
 import unicodedata
 
 
@@ -21,6 +22,8 @@ def plural(number: int, word: str) -> str:
 
 def seconds(value: float) -> str:
     """A duration: `0.42 s`, `12 s`, `3 min 20 s`, `2 h 5 min`, `4 days`."""
+    if not math.isfinite(value):
+        return "?"
     if value < 60:
         return f"{value:.2g} s" if value < 10 else f"{value:.0f} s"
     if value < 3600:

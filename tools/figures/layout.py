@@ -84,12 +84,17 @@ def arrange(count: int, edges: Iterable[tuple[int, int]]) -> Layout:
     taken: list[list[tuple[int, int]]] = []
     for source, target in around:
         above, below = ranks[source], ranks[target]
+        # Around all arcs that lie within it, and beside those that it overlaps.
         depth = 0
         for number, arcs in enumerate(taken):
-            if any(above < end and start < below for start, end in arcs):
+            if any(above <= start and end <= below for start, end in arcs):
                 depth = number + 1
         while len(taken) <= depth:
             taken.append([])
+        while any(above < end and start < below for start, end in taken[depth]):
+            depth += 1
+            if depth == len(taken):
+                taken.append([])
         taken[depth].append((above, below))
         routes.append(Route(source, target, "arc", depth))
     return Layout(tuple(ranks), tuple(lanes), tuple(routes), len(taken))

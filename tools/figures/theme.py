@@ -25,7 +25,7 @@ PALETTE = ("#667b9c", "#10a2b6", "#e52592", "#c58700", "#a250e9", "#70a13b", "#e
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
 #: What is told by colour in figures of one run.
-ACCENT, NEW, NEUTRAL, BAD = "#e8710a", "#10a2b6", "#7f858c", "#e0304a"
+ACCENT, NEW, NEUTRAL, BAD = "#e8710a", "#10a2b6", "#7f858c", "#e63e55"
 #: From the first to the last of an order; every colour of it is readable on both backgrounds.
 ORDER = ((0.0, "#667fd6"), (0.5, "#b45cc4"), (1.0, "#e8710a"))
 
