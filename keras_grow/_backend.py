@@ -112,7 +112,8 @@ def _tf_gradients(forward: Callable) -> tuple[Any, list, Any]:
         loss, aux = forward(probe)
     sources = [probed[i] for i in range(len(probed))]
     found = tape.gradient(loss, sources, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-    return loss, found, aux
+    # Those by rows that are looked up are sparse.
+    return loss, [tf.convert_to_tensor(gradient) for gradient in found], aux
 
 
 def _torch_gradients(forward: Callable) -> tuple[Any, list, Any]:

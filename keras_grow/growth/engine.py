@@ -33,8 +33,10 @@ from keras_grow.growth.outputs import (
     rounded,
     tolerance_of,
 )
-from keras_grow.growth.placing import place, place_moments, problem_of
+from keras_grow.growth.penalties import check_penalties
+from keras_grow.growth.placing import bias_slots, place, place_moments, problem_of, way_out
 from keras_grow.growth.statistics import Measured, Recording, SiteGradients, measure, unit
+from keras_grow.growth.statistics.shadows import SiteShadows
 from keras_grow.logs.events import SiteGrowth
 from keras_grow.planning import Atlas, Plan, Site, SitePlan, make_plan
 from keras_grow.planning.plan import INVERSE, OUTGOING
@@ -83,6 +85,8 @@ class GrowthStep:
         outputs: checks outputs before and after on `batch`, and undoes the growth if they differ.
         form: "auto", or one of `methods.base.FORMS` that the method knows.
         disposable: the model is given up if growth fails, so its old weights need not be kept.
+        norms: also find the gradient norm of the weights that sites have now, for which the
+            backward pass differentiates by more: up to one or two training steps.
     """
 
     def __init__(
@@ -96,8 +100,10 @@ class GrowthStep:
         outputs: Outputs | None = None,
         form: str = "auto",
         disposable: bool = False,
+        norms: bool = False,
     ) -> None:
         self.disposable = disposable
+        self.norms = norms
         self.atlas = atlas
         self.model = atlas.graph.model
         self.amounts = amounts
@@ -139,24 +145,52 @@ class GrowthStep:
             _record(site, self._form(site), self.method, solution)
             for site, solution in self.solutions.items()
         ]
+        if self.measured is not None and self.norms:
+            for record, site in zip(sites, self.solutions, strict=True):
+                record.existing_norm = self.measured.weight_norm(site.site.kernels)
         loss = None if self.measured is None else self.measured.loss
         return Growth(self.plan, sites, loss, self.report, self.seconds)
+
+    def check(self) -> None:
+        """Whether the method can grow these sites, as far as can be told without growth data.
+
+        Raises:
+            GrowthError: it cannot, at some of them; the message names them all.
+        """
+        self._make_plan()
+        if not wants_gradients(self.method):
+            return
+        reasons: dict[SitePlan, str] = {}
+        for site in self.plan.sites:
+            try:
+                SiteShadows(self.plan, site).check()
+            except NoSlope as reason:
+                reasons[site] = str(reason)
+        if reasons:
+            self._no_slope(next(iter(reasons)), next(iter(reasons.values())), list(reasons))
+
+    def _make_plan(self) -> None:
+        self.forms = forms_for(self.atlas, self.amounts, self.method, self.slopes, self.form)
+        self.plan = make_plan(self.atlas, self.amounts, _planned(self.forms))
+        if flat := self._flat():
+            self.forms.update(dict.fromkeys(flat, INVERSE))
+            self.plan = make_plan(self.atlas, self.amounts, _planned(self.forms))
+        self.stuck = {s for c in self.plan.activations.values() for s in self.plan.passing(c)}
+        for site in self.plan.sites:
+            self._check_form(site)
+            if getattr(self.method, "sets_bias", False):
+                bias_slots(site, self.method.name)
 
     def prepare(self) -> None:
         """Makes the plan and, where gradients are wanted, what computes them."""
         with self._phase("plan"):
-            self.forms = forms_for(self.atlas, self.amounts, self.method, self.slopes, self.form)
-            self.plan = make_plan(self.atlas, self.amounts, _planned(self.forms))
-            if flat := self._flat():
-                self.forms.update(dict.fromkeys(flat, INVERSE))
-                self.plan = make_plan(self.atlas, self.amounts, _planned(self.forms))
-            self.stuck = {s for c in self.plan.activations.values() for s in self.plan.passing(c)}
-            for site in self.plan.sites:
-                self._check_form(site)
+            self._make_plan()
             self.recording = None
             if wants_gradients(self.method):
                 self._check_gradients()
-                self.recording = Recording(self.plan, inputs=wants_inputs(self.method))
+                kernels = [k for site in self.plan.sites for k in site.site.kernels]
+                inputs, weights = wants_inputs(self.method), kernels if self.norms else ()
+                self.recording = Recording(self.plan, inputs=inputs, weights=weights)
 
     def _flat(self) -> set[Site]:
         """Sites where zero fan-ins have no gradient and nothing can be done about it.
@@ -208,7 +242,7 @@ class GrowthStep:
         offline = self.slopes is None and problem.form == OUTGOING
         if offline and site.site in self.stuck and not solution.fan_in.any():
             solution = replace(solution, fan_in=_nudged(problem, solution, self.rng))
-        place(self.surgery, site, solution)
+        place(self.surgery, site, solution, self.method.name)
 
     def problem(self, site: SitePlan, gradients: SiteGradients | None) -> Problem:
         """What the method is to solve at one site."""
@@ -253,6 +287,11 @@ class GrowthStep:
         search = LineSearch(self.surgery, sized) if sized else None
         with self._phase("surgery"):
             self.surgery.apply()
+            try:
+                check_penalties(self.plan)
+            except GrowthError:
+                self.surgery.undo()
+                raise
         if search is None or self.batches is None:
             return
         what = f"Searching the size of new neurons in model '{self.model.name}'"
@@ -329,13 +368,13 @@ class GrowthStep:
             raise GrowthError(
                 f"The method '{self.method.name}' cannot grow site '{site.site.name}' in the "
                 f"{form} form, which is the one that keeps the function there; it knows "
-                f"{', '.join(known)}. Use method='random' there, or leave it out with names=."
+                f"{', '.join(known)}. {way_out()}"
             )
         if form in (SPLIT, ZEROS) and site.form == OUTGOING:
             raise GrowthError(
                 f"The method '{self.method.name}' makes neurons that are not zero, but site "
                 f"'{site.site.name}' divides by the size of all channels, or otherwise needs new "
-                "ones that are zero. Use method='gradmax' or 'random' there."
+                f"ones that are zero. {way_out()}"
             )
         if form != SPLIT:
             return
@@ -344,13 +383,19 @@ class GrowthStep:
             raise GrowthError(
                 f"Site '{site.site.name}' cannot be grown by splitting: a layer on it works on "
                 "several channels together (a normalisation across channels, groups, or the size "
-                "of an attention head), where a copy changes the others. Use another method there."
+                f"of an attention head), where a copy changes the others. {way_out()}"
             )
 
-    def _no_slope(self, site: SitePlan, reason: str) -> NoReturn:
+    def _no_slope(
+        self, site: SitePlan, reason: str, refused: "list[SitePlan] | None" = None
+    ) -> NoReturn:
+        refused = refused or [site]
+        others = ", ".join(f"'{s.site.name}'" for s in refused if s is not site)
+        left = [s.site.name for s in self.plan.sites if s not in refused]
         raise GrowthError(
             f"The gradients of new channels at site '{site.site.name}' cannot be computed: "
-            f"{reason}. Use method='random' there, or leave the site out with names=."
+            f"{reason}. {f'The same at {others}. ' if others else ''}{way_out(left)} "
+            f"Received: method='{self.method.name}'."
         ) from None
 
     @contextmanager

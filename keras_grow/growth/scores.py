@@ -6,7 +6,6 @@ from functools import cached_property
 
 import numpy as np
 
-from keras_grow import _backend
 from keras_grow.growth.data import Batches
 from keras_grow.growth.placing import problem_of
 from keras_grow.growth.statistics import Measured, Recording, measure
@@ -66,29 +65,19 @@ class Scores:
             found[site] = Spectrum(values, float(np.linalg.norm(existing, axis=1).mean()))
         return found
 
+    @property
+    def measured(self) -> bool:
+        """Whether the growth data has been gone through."""
+        return "_measured" in vars(self)
+
     def gradient_norm(self, site: Site | None = None) -> float:
-        """Norm of the loss gradient by the trainable weights, on the first batches.
+        """Norm of the mean loss gradient by the trainable weights.
 
         Args:
             site: only by the kernels of its producers and consumers.
         """
-        weights = self._weights
-        if site is not None:
-            kernels = {id(r.variable) for r in site.readers}
-            kernels |= {id(p.weights[0].variable) for p, _ in site.members}
-            weights = {key: g for key, g in weights.items() if key in kernels}
-        return float(np.sqrt(sum((g**2).sum() for g in weights.values())))
-
-    @cached_property
-    def _weights(self) -> dict[int, np.ndarray]:
-        records = self._measured.records
-        total = sum(r.samples for r in records)
-        sums: dict[int, np.ndarray] = {}
-        for record in records:
-            for key, gradient in record.weights.items():
-                part = _backend.to_numpy(gradient).astype("float64") * (record.samples / total)
-                sums[key] = sums[key] + part if key in sums else part
-        return sums
+        trained = self.atlas.graph.model.trainable_variables
+        return self._measured.weight_norm(trained if site is None else site.kernels)
 
     @cached_property
     def _plan(self) -> dict[Site, SitePlan]:
@@ -106,7 +95,8 @@ class Scores:
     @cached_property
     def _measured(self) -> Measured:
         _ = self._plan
-        recording = Recording(self._whole, weights=True)
+        trained = self.atlas.graph.model.trainable_variables
+        recording = Recording(self._whole, weights=trained)
         return measure(self._whole, recording, self.batches)
 
     @cached_property

@@ -26,7 +26,8 @@ class SiteGrowth:
         gradient_norm: norm of the loss gradient by the new weights that are zero; None where not
             computed.
         existing_norm: norm of the loss gradient by the weights that the site had before, of its
-            producers and consumers; None where not computed. After a growth that keeps the
+            producers and consumers; None where not computed: by methods without gradients, and
+            outside of a `GrowthCallback` with a log_dir. After a growth that keeps the
             function it is the same, so the gradient has grown from `existing_norm` to
             sqrt(existing_norm^2 + gradient_norm^2).
         rank: directions M supports; None where not computed.

@@ -72,6 +72,13 @@ class Site:
         )
 
     @property
+    def kernels(self) -> list[Any]:
+        """The kernels of its producers and consumers, each once."""
+        found = [p.weights[0].variable for p, _ in self.members]
+        found += [reader.variable for reader in self.readers]
+        return list({id(v): v for v in found}.values())
+
+    @property
     def params_per_channel(self) -> float:
         """Parameters that one more channel adds."""
         return self._cost[0]

@@ -19,13 +19,13 @@ from keras_grow.growth.data import GrowthData
 from keras_grow.growth.methods.base import FORMS
 from keras_grow.growth.outputs import Outputs
 from keras_grow.logs.events import GrowthEvent
-from keras_grow.planning import survey
+from keras_grow.planning import Atlas, survey
 from keras_grow.planning.cost import graph_flops
 from keras_grow.training import schedules
 from keras_grow.training.budgets import Room
 from keras_grow.training.logging import RunLog
 from keras_grow.training.looking import Look, SiteScore
-from keras_grow.training.operations import Operation, Outcome, Setting, operation
+from keras_grow.training.operations import Operation, Outcome, Setting, check, operation
 from keras_grow.training.schedules import Moment, Schedule
 from keras_grow.training.selecting import Occasion, Selector
 from keras_grow.training.selectors import All
@@ -65,7 +65,8 @@ class GrowthCallback(keras.callbacks.Callback):
         selector: where and how much, by default `All(amount=2)`; new layers and bridges too.
         log_dir: a folder of this run's own. Each event is appended to `growth-events.jsonl` as it
             happens, and where tensorboard is installed (TensorFlow is not needed) everything is
-            written that `tensorboard --logdir` shows; see below.
+            written that `tensorboard --logdir` shows; see below. Then every growth also notes the
+            gradient norm of the weights its sites had, which takes up to two training steps.
         form: "auto", or a form of growth that the method knows, such as "inverse".
         batches: how many batches of growth data an event looks at; None for all of it, once. New
             layers and bridges look at the first.
@@ -238,6 +239,9 @@ class GrowthCallback(keras.callbacks.Callback):
         for site in atlas.sites:
             self._initial.setdefault(site.name, site.width)
         self.selector.check(atlas)
+        occasion = self._occasion_of(atlas)
+        for growth in [] if occasion.remaining == 0 else self.selector.foreseen(occasion):
+            check(growth, atlas, self.method, self.form, self._slopes)
         self._outputs = Outputs(atlas.graph) if self.verify else None
         self._stoppings = _keras.early_stoppings(self)
         self._look = None
@@ -326,9 +330,12 @@ class GrowthCallback(keras.callbacks.Callback):
 
     def _occasion(self) -> Occasion:
         look = self._looked()
+        return self._occasion_of(look.atlas, look)
+
+    def _occasion_of(self, atlas: Atlas, look: Look | None = None) -> Occasion:
         remaining = getattr(self.schedule, "remaining", None)
         left = None if remaining is None else remaining(self._count)
-        return Occasion(look.atlas, self._initial, self._count, left, look)
+        return Occasion(atlas, self._initial, self._count, left, look)
 
     def _scores(self) -> list[SiteScore]:
         occasion = self._occasion()
@@ -388,8 +395,9 @@ class GrowthCallback(keras.callbacks.Callback):
         look = self._looked()
         rng = np.random.default_rng([self.seed, self._count])
         setting = Setting(
-            look, self.method, self.form, rng, self._slopes, self._outputs, self._stoppings
-        )
+            look, self.method, self.form, rng, self._slopes, self._outputs, self._stoppings,
+            norms=self._log is not None,
+        )  # fmt: skip
         work: Operation | None = operation(chosen, setting)
         if work is not None and (self.max_parameters is not None or self.max_flops is not None):
             work, cut = work.cut(self._room(event))

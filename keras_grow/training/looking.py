@@ -86,6 +86,16 @@ class Look:
             self.seconds = time.perf_counter() - start
         return Batches(self._kept[0], self._kept[1:])
 
+    @property
+    def measured(self) -> bool:
+        """Whether the gradients are known already."""
+        return self._scores is not None and self._scores.measured
+
+    def existing_norm(self, site: Site) -> float:
+        """Norm of the loss gradient by the kernels of the site's producers and consumers."""
+        assert self._scores is not None
+        return self._scores.gradient_norm(site)
+
     def score(self, amounts: Mapping[Site, int]) -> dict[Site, SiteScore]:
         """Scores of sites by new channels; sites without gradients are noted in `skipped`."""
         if not amounts:

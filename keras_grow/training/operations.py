@@ -20,9 +20,9 @@ from keras_grow.growth.engine import CHECKED_SAMPLES, GrowthStep
 from keras_grow.growth.methods import Method
 from keras_grow.growth.outputs import Outputs, compare, tolerance_of
 from keras_grow.insertion import bridge, bridge_, insert, insert_
-from keras_grow.insertion.bridging import check_bridge
+from keras_grow.insertion.bridging import check_bridge, check_bridge_method
 from keras_grow.logs.events import SiteGrowth
-from keras_grow.planning import Plan, Site, make_plan, survey
+from keras_grow.planning import Atlas, Plan, Site, make_plan, survey
 from keras_grow.planning.cost import graph_flops
 from keras_grow.training.budgets import Room, spread
 from keras_grow.training.looking import Look
@@ -40,6 +40,7 @@ class Setting:
         slopes: explicit slopes that are in place.
         outputs: compares outputs before and after; None if nothing is compared.
         stoppings: `EarlyStopping` callbacks, whose best weights grow along.
+        norms: whether to note the gradient norm of the weights that sites had before.
     """
 
     look: Look
@@ -49,6 +50,7 @@ class Setting:
     slopes: Slopes
     outputs: Outputs | None
     stoppings: list[Any]
+    norms: bool = False
 
     @property
     def model(self) -> Any:
@@ -170,12 +172,16 @@ class Widen:
         own = self.setting
         return GrowthStep(
             own.look.atlas, self.amounts, self.method, own.rng, own.look.batches(),
-            own.slopes, own.outputs, own.form,
+            own.slopes, own.outputs, own.form, norms=own.norms and not own.look.measured,
         )  # fmt: skip
 
     def _records(self, records: list[SiteGrowth]) -> list[SiteGrowth]:
+        norms = {}
+        if self.setting.norms and self.setting.look.measured:  # for the schedule or the selector
+            norms = {site.name: self.setting.look.existing_norm(site) for site in self.amounts}
         for record in records:
             record.kind = self.kind
+            record.existing_norm = norms.get(record.name, record.existing_norm)
         return records
 
 
@@ -345,6 +351,31 @@ class PutBridge(_Structural):
             form="outgoing",
             kind="bridge",
         )
+
+
+def check(chosen: Any, atlas: Atlas, method: Method, form: str, slopes: Slopes) -> None:
+    """Whether a method can do what a selector will choose, before training begins.
+
+    No growth data is looked at.
+
+    Raises:
+        GrowthError: it cannot.
+    """
+    amounts = chosen
+    if isinstance(chosen, NewBridge):
+        method = chosen.method or method
+        hidden = check_bridge(
+            atlas.graph.model, after=chosen.after, before=chosen.before,
+            activation=chosen.activation,
+        )  # fmt: skip
+        if hidden is None:
+            check_bridge_method(method)
+            return
+        site = atlas.find(hidden)
+        amounts = {site: site.granularity}
+    if isinstance(amounts, Mapping) and amounts:
+        rng = np.random.default_rng(0)
+        GrowthStep(atlas, amounts, method, rng, slopes=slopes, form=form).check()
 
 
 def operation(chosen: Any, setting: Setting) -> Operation:

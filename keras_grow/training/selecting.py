@@ -64,6 +64,14 @@ class Selector:
         """
         return {site: site.granularity for site in occasion.atlas.sites}
 
+    def foreseen(self, occasion: Occasion) -> list[Any]:
+        """What `select` is sure to return, at this occasion or a later one.
+
+        It is checked against the method before training begins. Nothing by default: what a
+        selector of your own picks is found out when it grows.
+        """
+        return []
+
     def get_state(self) -> dict[str, Any]:
         """What the selector remembers, as plain values that `json` can hold."""
         return {}

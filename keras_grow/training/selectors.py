@@ -38,6 +38,9 @@ class All(Widening):
     def considered(self, occasion: Occasion) -> dict[Site, int]:
         return self.share_out(self.candidates(occasion.atlas), occasion)
 
+    def foreseen(self, occasion: Occasion) -> list[dict[Site, int]]:
+        return [self.considered(occasion)]
+
 
 class RoundRobin(Widening):
     """One site a growth step, in turn."""
@@ -52,6 +55,13 @@ class RoundRobin(Widening):
                 return {site: added}
         self.spent(sites, occasion)
         return {}
+
+    def foreseen(self, occasion: Occasion) -> list[dict[Site, int]]:
+        sites = self.candidates(occasion.atlas)
+        amounts = self.considered(occasion)
+        turns = len(sites) if occasion.remaining is None else min(occasion.remaining, len(sites))
+        ahead = [sites[(occasion.count + turn) % len(sites)] for turn in range(turns)]
+        return [{site: amounts[site]} for site in ahead if site in amounts]
 
 
 class LargestGain(Widening):

@@ -136,6 +136,13 @@ class Bridge(Selector):
         if self.times is not None and self.done >= self.times:
             return None
         self.done += 1
+        return self._new
+
+    def foreseen(self, occasion: Occasion) -> list[NewBridge]:
+        return [self._new] if self.times is None or self.done < self.times else []
+
+    @property
+    def _new(self) -> NewBridge:
         return NewBridge(self.after, self.before, self.width, self.activation, self.method)
 
     def get_state(self) -> dict[str, Any]:
@@ -187,6 +194,13 @@ class InTurn(Selector):
     def considered(self, occasion: Occasion) -> dict[Site, int]:
         index = self._order(occasion)[0]
         return self.selectors[index].considered(self._own(index, occasion))
+
+    def foreseen(self, occasion: Occasion) -> list[Any]:
+        return [
+            growth
+            for index in self._order(occasion)[: occasion.remaining]
+            for growth in self.selectors[index].foreseen(self._own(index, occasion))
+        ]
 
     def get_state(self) -> dict[str, Any]:
         return {"counts": list(self.counts), "selectors": [s.get_state() for s in self.selectors]}

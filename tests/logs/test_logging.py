@@ -128,6 +128,59 @@ class TestGrowths:
                 assert written.gradient_norm == pytest.approx(site.gradient_norm, rel=1e-3)
         assert events.read(tmp_path) == growth.events
 
+    @pytest.mark.parametrize("looked", [False, True])
+    @pytest.mark.parametrize("batches", [1, 3])
+    def test_the_gradient_of_the_weights_there_were(self, tmp_path, looked, batches):
+        """By finite differences of the loss; also where a selector has looked at it already."""
+        selector = kg.selectors.All(2)
+        if looked:
+            selector = kg.selectors.LargestGain(amount=2, sites=2)
+        growth = a_growth(
+            tmp_path, (2,), method="gradmax", selector=selector, batch_size=16, batches=batches
+        )
+        model, seen = a_model(0.0), []
+        draw = growth.data.batches
+
+        def drawn(*arguments):
+            found = list(draw(*arguments))
+            seen[:] = found
+            return kg.growth.data.Batches(found[0], found[1:])
+
+        growth.data.batches = drawn
+        fit(model, growth, epochs=1)
+        weights = [np.array(w, "float64") for w in a_model(0.0).get_weights()]
+        original = [np.array(keras.ops.convert_to_numpy(w)) for w in model.get_weights()]
+        small = [w[: s.shape[0], : s.shape[1]] if w.ndim > 1 else w[: len(s)]
+                 for w, s in zip(original, weights, strict=True)]  # fmt: skip
+
+        def loss(w):
+            total = 0.0
+            for x, y, *_ in seen:
+                x, y = (keras.ops.convert_to_numpy(t).astype("float64") for t in (x, y))
+                hidden = np.maximum(x @ w[0] + w[1], 0)
+                hidden = np.tanh(hidden @ w[2] + w[3])
+                total += ((hidden @ w[4] + w[5] - y) ** 2).mean() / len(seen)
+            return total
+
+        def norm(*which):
+            square = 0.0
+            for i in which:
+                for place in np.ndindex(small[i].shape):
+                    ends = []
+                    for step in (1e-4, -1e-4):
+                        moved = [np.array(w, "float64") for w in small]
+                        moved[i][place] += step
+                        ends.append(loss(moved))
+                    square += ((ends[0] - ends[1]) / 2e-4) ** 2
+            return square**0.5
+
+        sites = {s.name: s for s in growth.events[0].sites}
+        assert len(seen) == batches
+        assert sites["a"].existing_norm == pytest.approx(norm(0, 2), rel=1e-3)
+        assert sites["b"].existing_norm == pytest.approx(norm(2, 4), rel=1e-3)
+        written = only_run(tmp_path).growths[0].existing_norm
+        assert written == pytest.approx(np.hypot(norm(0, 2), norm(2, 4)), rel=1e-3)
+
     def test_a_new_layer_changes_the_network(self, tmp_path):
         selector = kg.selectors.Insert(lambda i: keras.layers.Dense(4, name=f"new_{i}"), after="a")
         growth = a_growth(tmp_path, (3,), selector=selector)

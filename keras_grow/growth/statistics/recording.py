@@ -4,7 +4,7 @@ What is kept of it: the tensors that new channels would be computed from, and th
 loss by the pre-activations of the layers that would read them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,7 +32,7 @@ class Record:
         samples: in the batch.
         tensors: of the pass, by `Ref`: inputs of producers, and what joins the new channels.
         gradients: of the loss, by the pre-activations of the consumers.
-        weights: gradients of the loss by trainable variables, by id; empty if not asked for.
+        weights: gradients of the loss by the variables that were asked for, by id.
     """
 
     loss: float
@@ -62,15 +62,17 @@ class Recording:
     Args:
         plan: of the growth in question.
         inputs: also keep the inputs of consumers, for methods that look at what they read now.
-        weights: also differentiate by the trainable variables.
+        weights: variables that the loss is to be differentiated by too, as far as they are
+            trained.
     """
 
-    def __init__(self, plan: Plan, inputs: bool = False, weights: bool = False) -> None:
+    def __init__(self, plan: Plan, inputs: bool = False, weights: Iterable[Any] = ()) -> None:
         self.plan = plan
         self.graph = plan.atlas.graph
         self.model = self.graph.model
         self.variables = _keras.state_of(self.model)
-        self.trained = list(self.model.trainable_variables) if weights else []
+        wanted = {id(v) for v in weights}
+        self.trained = [v for v in self.model.trainable_variables if id(v) in wanted]
         reading = {id(s.call.op) for site in plan.sites for s in fan_out_slots(site)}
         self.producing = {id(w.producer.call.op) for site in plan.sites for w in site.writes}
         # A layer may be called where it reads no new channel; its rule finds that out.

@@ -1,9 +1,12 @@
 """Statistics of all sites of a plan over one batch, several, or a whole data set."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from keras import ops
 
 from keras_grow import _backend
 from keras_grow.errors import GrowthError
@@ -30,6 +33,7 @@ class Measured:
         sites: gradients by site; those that have none are left out.
         skipped: why, by site.
         records: of the batches that were kept.
+        weights: mean gradients by the variables that were asked for, by id.
     """
 
     loss: float
@@ -38,6 +42,13 @@ class Measured:
     sites: dict[SitePlan, SiteGradients]
     skipped: dict[SitePlan, str]
     records: list[Record]
+    weights: dict[int, Any]
+
+    def weight_norm(self, variables: Iterable[Any]) -> float:
+        """Norm of the mean gradient by some of those variables."""
+        found = (self.weights[key] for key in {id(v) for v in variables} if key in self.weights)
+        squares = (_backend.to_numpy(ops.sum(ops.square(gradient))) for gradient in found)
+        return math.sqrt(sum(float(square) for square in squares))
 
 
 def measure(plan: Plan, recording: Recording, batches: Iterable[Batch]) -> Measured:
@@ -61,6 +72,7 @@ def measure(plan: Plan, recording: Recording, batches: Iterable[Batch]) -> Measu
             shadows[site] = found
     records: list[Record] = []
     sums: dict[SitePlan, np.ndarray] = {}
+    weights: dict[int, Any] = {}
     loss, samples, count, kept = 0.0, 0, 0, 0
     waiting: Record | None = None  # a lone batch needs no sum
     for batch in batches:
@@ -69,6 +81,10 @@ def measure(plan: Plan, recording: Recording, batches: Iterable[Batch]) -> Measu
         samples += record.samples
         loss += record.samples * record.loss
         kept += record.size
+        for key, gradient in record.weights.items():
+            part = gradient * record.samples
+            weights[key] = weights[key] + part if key in weights else part
+        record.weights = {}
         if count == 1 or kept <= KEPT_BYTES:
             records.append(record)
         if count == 1:
@@ -87,7 +103,8 @@ def measure(plan: Plan, recording: Recording, batches: Iterable[Batch]) -> Measu
             continue
         total = sums[site] / samples if site in sums else None
         sites[site] = SiteGradients(own, records, total, exact)
-    return Measured(loss / samples, count, samples, sites, skipped, records)
+    weights = {key: total / samples for key, total in weights.items()}
+    return Measured(loss / samples, count, samples, sites, skipped, records, weights)
 
 
 def _add(
