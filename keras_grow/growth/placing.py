@@ -11,6 +11,7 @@ from keras_grow.growth.methods import Problem, Solution
 from keras_grow.growth.statistics import SiteGradients, fan_out_slots
 from keras_grow.planning import SitePlan
 from keras_grow.planning.arrays import Copying, split_groups
+from keras_grow.planning.plan import CarrySlot
 from keras_grow.rules import activations
 
 
@@ -28,8 +29,12 @@ def problem_of(site: SitePlan, form: str, gradients: SiteGradients | None) -> Pr
     return Problem(site.added, form, fan_out, fan_in, gradients, smooth)
 
 
-def place(surgery: Surgery, site: SitePlan, solution: Solution) -> None:
-    """Hands a solution over to the surgery, cut up kernel by kernel."""
+def place(surgery: Surgery, site: SitePlan, solution: Solution, method: str) -> None:
+    """Hands a solution over to the surgery, cut up kernel by kernel.
+
+    Args:
+        method: the name of the method, for messages.
+    """
     if solution.parents is not None:
         _place_copies(surgery, site, solution)
         return
@@ -41,7 +46,7 @@ def place(surgery: Surgery, site: SitePlan, solution: Solution) -> None:
         if columns.any():
             surgery.fan_in.setdefault(write.edit, []).append((write.columns, columns))
     if solution.bias is not None:
-        _place_bias(surgery, site, solution.bias)
+        _place_bias(surgery, site, solution.bias, method)
 
 
 def place_moments(
@@ -63,17 +68,44 @@ def place_moments(
                 surgery.entries.setdefault(slot.edit, []).append((slot.rows, values))
 
 
-def _place_bias(surgery: Surgery, site: SitePlan, bias: np.ndarray) -> None:
+def way_out(others: list[str] | None = None) -> str:
+    """What a user can do where a method cannot be used at a site.
+
+    Args:
+        others: sites where it can be.
+    """
+    names = f"names={others}" if others else "names= or pattern="
+    return (
+        "Use method='random', for all sites, or leave the site out: a selector with "
+        f"{names} in GrowthCallback."
+    )
+
+
+def bias_slots(site: SitePlan, method: str) -> list[CarrySlot]:
+    """Where the bias of new neurons is set so that it reaches their activation.
+
+    Raises:
+        GrowthError: there is none.
+    """
     betas = [s for s in site.carries if _is(s.edit, "beta")]
     slots = betas[-1:] or [s for s in site.carries if _is(s.edit, "bias", site)]
     normalised = any(_is(s.edit, "moving_mean") for s in site.carries)
     if not slots or (normalised and not betas):
-        lacks = "a batch normalisation without beta" if normalised else "no bias"
+        lacks, build = "no bias", ""
+        if normalised:
+            lacks, build = "a batch normalisation without beta", "Build it with center=True, or "
+        elif any(hasattr(w.producer.call.op, "use_bias") for w in site.writes):
+            build = "Build the layer with use_bias=True, or "
+        way = way_out()
         raise GrowthError(
-            f"The method 'zeros' sets the bias of new neurons, but site '{site.site.name}' has "
-            f"{lacks}. Build the layer with use_bias=True, or use another method there."
+            f"The method '{method}' sets the bias of new neurons, but site '{site.site.name}' has "
+            f"{lacks}. {build}{way if not build else way[0].lower() + way[1:]}"
         )
-    for slot in slots:
+    return slots
+
+
+def _place_bias(surgery: Surgery, site: SitePlan, bias: np.ndarray, method: str) -> None:
+    for slot in bias_slots(site, method):
         surgery.entries.setdefault(slot.edit, []).append((slot.rows, bias))
 
 

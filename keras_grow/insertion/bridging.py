@@ -160,11 +160,7 @@ def _check(
     if seed is not None:
         check_whole("seed", seed, 0)
     chosen = methods.get(method)
-    if SPLIT in forms_of(chosen):
-        raise GrowthError(
-            "A new layer has no neurons yet that could be split (paper, section 2). Use "
-            f"method='gradmax' or 'random'. Received: method={chosen.name!r}."
-        )
+    check_bridge_method(chosen)
     if form == JOINT:
         raise GrowthError(
             "A bridge keeps what the model computes, which the joint form changes. "
@@ -176,6 +172,15 @@ def _check(
         raise GrowthError(
             f"The method '{chosen.name}' looks at gradients and needs {lacks}. "
             "Or use method='random'."
+        )
+
+
+def check_bridge_method(method: Any) -> None:
+    """Raises GrowthError if a method cannot make a new layer."""
+    if SPLIT in forms_of(method):
+        raise GrowthError(
+            "A new layer has no neurons yet that could be split (paper, section 2). Use "
+            f"method='gradmax' or 'random'. Received: method={method.name!r}."
         )
 
 

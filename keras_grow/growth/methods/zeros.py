@@ -26,6 +26,7 @@ class Zeros(Scaled):
     bias: float = 1.0
     name = "zeros"
     forms: ClassVar[tuple[str, ...]] = (ZEROS,)
+    sets_bias: ClassVar[bool] = True  # so a site without one is refused before training
 
     def __post_init__(self) -> None:
         super().__post_init__()
