@@ -1,5 +1,6 @@
 """Growth data of any kind as checked batches of NumPy arrays."""
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -7,7 +8,7 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_grow.errors import DataError, check_whole
+from keras_grow.errors import DataError, check_whole, shown
 from keras_grow.graph import Graph
 
 Batch = tuple[Any, Any, Any]
@@ -34,8 +35,8 @@ class GrowthData:
 
     Args:
         data: arrays as a tuple (x, y) or (x, y, sample_weight); a `tf.data.Dataset`, torch
-            `DataLoader`, `keras.utils.PyDataset` or another iterable of batches; or a callable
-            that returns one batch.
+            `DataLoader`, `keras.utils.PyDataset` or another iterable of batches, a list too; or
+            a callable that returns one batch, or (a generator function) an iterable of them.
         batch_size: samples drawn from arrays for an event, all of them if there are fewer.
         seed: of the draw from arrays.
 
@@ -71,11 +72,12 @@ class GrowthData:
         """Batches for growth event `number`, each checked like one of `batch`.
 
         Args:
-            count: how many; None for all the data, once.
+            count: how many; None for all the data, once. A generator is read to its end, which
+                it must have.
 
         Raises:
             DataError: as `batch`, for the first here and for others as they are drawn; or all the
-                data is wanted of a function.
+                data is wanted of a function or of a data set without end.
         """
         if count is None:
             drawn = (self._checked(b, graph) for b in self._all())
@@ -97,6 +99,11 @@ class GrowthData:
             parts = tuple(data) if isinstance(data, (tuple, list)) else (data,)
             return (_part(parts, slice(a, a + self.batch_size)) for a in starts)
         if isinstance(self._draw, _Cycle):
+            if _endless(data):
+                raise DataError(
+                    "batches=None looks at all the growth data, but this data set repeats without "
+                    f"end. Pass batches=N, or leave out repeat(). Received: {type(data).__name__}."
+                )
             return (tuple(b) if isinstance(b, list) else b for b in data)
         raise DataError(
             "batches=None looks at all the growth data, but a function has no end. Pass "
@@ -104,6 +111,11 @@ class GrowthData:
         )
 
     def _checked(self, drawn: Any, graph: Graph) -> Batch:
+        if not _is_batch(drawn):
+            raise DataError(
+                "The growth data must give batches (x, y) or (x, y, sample_weight) of arrays. "
+                f"Received: {shown(drawn)}."
+            )
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(drawn)
         x, y, sample_weight = (
             None if part is None else tree.map_structure(_array, part)
@@ -115,11 +127,18 @@ class GrowthData:
     def _source(self, data: Any) -> Callable[[int], Any]:
         if isinstance(data, keras.utils.PyDataset):
             return lambda number: data[number % _length(data)]
+        if isinstance(data, list) and data and all(isinstance(b, tuple) for b in data):
+            return _Cycle(data)  # batches; arrays may be in a list too, but are no tuples
         if isinstance(data, (tuple, list, dict, np.ndarray)) or _is_tensor(data):
             return self._from_arrays(data)
         if hasattr(data, "__iter__") and not isinstance(data, (str, bytes)):
             return _Cycle(data)
+        if inspect.isgeneratorfunction(data):
+            _check_takes_nothing(data)
+            self._data = _Calls(data)
+            return _Cycle(self._data)
         if callable(data):
+            _check_takes_nothing(data)
             return lambda number: data()
         raise DataError(
             "Growth data must be arrays, a tf.data.Dataset, a torch DataLoader, a PyDataset, an "
@@ -181,6 +200,41 @@ class _Cycle:
         raise DataError("The growth data is empty. Received: an iterable without batches.")
 
 
+class _Calls:
+    """The batches of a generator function, which is called for every pass over them."""
+
+    def __init__(self, function: Callable[[], Iterator]) -> None:
+        self.function = function
+
+    def __iter__(self) -> Iterator:
+        return iter(self.function())
+
+
+def _check_takes_nothing(function: Callable) -> None:
+    try:
+        inspect.signature(function).bind()
+    except TypeError as error:
+        raise DataError(
+            "A function as growth data is called without arguments and returns a batch. "
+            f"Received: one that cannot be called so ({error})."
+        ) from None
+    except ValueError:  # written in C, with no signature that Python can see
+        return
+
+
+def _endless(data: Any) -> bool:
+    """Whether a `tf.data.Dataset` says that it has no end."""
+    cardinality = getattr(data, "cardinality", None)
+    return callable(cardinality) and int(cardinality()) == -1  # tf.data.INFINITE_CARDINALITY
+
+
+def _is_batch(drawn: Any) -> bool:
+    if isinstance(drawn, (tuple, list)) and (not 1 <= len(drawn) <= 3 or drawn[0] is None):
+        return False
+    leaves = [leaf for leaf in tree.flatten(drawn) if leaf is not None]
+    return bool(leaves) and all(len(getattr(leaf, "shape", ())) > 0 for leaf in leaves)
+
+
 def _length(data: Any) -> int:
     count = data.num_batches
     if not count:
@@ -238,6 +292,11 @@ def check(x: Any, y: Any, sample_weight: Any, graph: Graph) -> None:
             if len(leaf.shape) and len(leaf) != len(leaves[0]):
                 raise DataError(
                     f"The growth data's {name} has {len(leaf)} samples, x has {len(leaves[0])}."
+                )
+            if leaf.dtype.kind not in "biufV":  # V: bfloat16
+                raise DataError(
+                    f"The growth data's {name} must be numbers. Received: values of type "
+                    f"{leaf.dtype}."
                 )
             # A sum is not finite as soon as one value is not; cheaper than testing each.
             if leaf.dtype.kind == "f" and not np.isfinite(leaf.sum(dtype="float64")):

@@ -391,7 +391,7 @@ DATA = {
         (X, np.zeros((16, 7, 2), "float32")),
         ["loss of model 'net' could not be computed", "x (16, 5), y (16, 7, 2)", "The loss said"],
     ),
-    "no labels": ((X,), ["loss of model 'net' could not be computed", "y None"]),
+    "no labels": ((X,), ["loss of model 'net' could not be computed", "y is missing", "y None"]),
 }
 
 

@@ -112,7 +112,7 @@ def test_normalisation_across_channels_cannot_be_split():
     x = L.LayerNormalization()(L.Dense(5, activation="relu", name="td")(inputs))
     model = keras.Model(inputs, L.Dense(3, name="out")(x))
     model.compile("sgd", "mse")
-    refused("site 'td' cannot be grown by splitting.*method='random'", model, "split", S.All(2))
+    refused("Site 'td' cannot be grown by splitting.*method='random'", model, "split", S.All(2))
 
 
 def test_a_finished_schedule_is_not_looked_at():

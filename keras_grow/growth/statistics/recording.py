@@ -183,8 +183,9 @@ def loss_of(model: Any, x: Any, y: Any, y_pred: Any, sample_weight: Any) -> Any:
             tree.map_structure(lambda t: None if t is None else tuple(t.shape), part)
             for part in (x, y, y_pred, sample_weight)
         ]
+        missing = "y is missing: pass data=(x, y). " if y is None else ""
         raise DataError(
-            f"The loss of model '{model.name}' could not be computed on the growth data. "
+            f"The loss of model '{model.name}' could not be computed on the growth data. {missing}"
             f"Received: x {shapes[0]}, y {shapes[1]}, predictions {shapes[2]}, sample weights "
             f"{shapes[3]}. The loss said: {error}"
         ) from error
