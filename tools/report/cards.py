@@ -10,16 +10,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
+from keras_grow.logs.events import SiteGrowth
 from keras_grow.logs.runs import Run
 from keras_grow.tools import figures
-from keras_grow.tools.figures.axes import evenly
+from keras_grow.tools.figures.axes import evenly, log_axis
 from keras_grow.tools.figures.theme import X
 from keras_grow.tools.words import plural, shortened
 
 #: Figures of the whole page: single spectra, spectra over time, gradients; and of other kinds.
-_SPECTRA, _OVER_TIME, _GRADIENTS, _RUNS = 240, 100, 100, 20
+_SPECTRA, _OVER_TIME, _GRADIENTS, _RUNS = 180, 60, 60, 20
 
 _X_WORDS = {"step": "training step", "time": "time", "parameters": "parameters", "flops": "FLOPs"}
 
@@ -64,17 +66,26 @@ class Deck:
         self._of_single_runs()
         self._why()
 
-    def _keep(self, figure: go.Figure, log: go.Figure | None = None) -> int:
-        """Takes up a figure, and the layout of the same one with logarithmic axes."""
+    def _keep(self, figure: go.Figure, log: dict[str, Any] | None = None) -> int:
+        """Takes up a figure, and what of its layout is different with logarithmic axes."""
         plain, title, notes = _plain(figure)
         kept = {"figure": plain, "title": title, "notes": notes}
-        if log is not None:
-            kept["log"] = _plain(log)[0]["layout"]
+        if log:
+            kept["log"] = log
         self.figures.append(kept)
         return len(self.figures) - 1
 
     def _both(self, draw: Callable[..., go.Figure], *args: Any, **options: Any) -> int:
-        return self._keep(draw(*args, **options), draw(*args, **options, log=True))
+        """Takes up a figure with both kinds of axes."""
+        figure = draw(*args, **options)
+        linear = json.loads(figure.to_json())["layout"]
+        other = json.loads(draw(*args, **options, log=True).to_json())["layout"]
+        changed = {
+            name: other[name]
+            for name in other
+            if (name[1:5] == "axis" or name == "annotations") and other[name] != linear.get(name)
+        }
+        return self._keep(figure, changed)
 
     def _add(self, id: str, title: str, choices: Any, **rest: Any) -> None:
         self.cards[id] = Card(id, title, choices, **rest)
@@ -164,12 +175,15 @@ class Deck:
         for step in chosen:
             sites = sorted(run.sites[step], key=lambda one: -(one.gradient_norm or 0.0))[:per_step]
             kept += len(sites)
-            layers = [
-                (shortened(one.name, 60), self._both(figures.spectrum, run, step, one.name))
-                for one in sites
-            ]
+            layers = [(shortened(one.name, 60), self._cut(run, step, one)) for one in sites]
             options.append((f"{step:,}", self._by("Layer", layers)))
         return self._by("Step", options), sum(len(run.sites[s]) for s in events) - kept
+
+    def _cut(self, run: Run, step: int, site: SiteGrowth) -> int:
+        figure = figures.spectrum(run, step, site.name)
+        values = [np.array(site.singular_values, float)]
+        log = {"yaxis": {**figure.layout.yaxis.to_plotly_json(), **log_axis(values)}}
+        return self._keep(figure, log if figure.data else None)
 
     def _spectra(self, run: Run, events: list[int], share: int) -> tuple[Any, int]:
         """Choices, and how many layers are left out."""

@@ -98,7 +98,7 @@
     layout() {
       const { figure, log } = data.figures[this.number()];
       return {
-        ...structuredClone(this.logarithmic && log ? log : figure.layout),
+        ...structuredClone({ ...figure.layout, ...(this.logarithmic ? log : {}) }),
         template: data.templates[theme()],
         autosize: true,
       };
