@@ -148,6 +148,10 @@ class GrowthStep:
         if self.measured is not None and self.norms:
             for record, site in zip(sites, self.solutions, strict=True):
                 record.existing_norm = self.measured.weight_norm(site.site.kernels)
+        for record, site in zip(sites, self.solutions, strict=True):
+            if self.form == OUTGOING and record.form == INVERSE:
+                what = "no gradient" if site.site in self.flat else "a value that is not zero"
+                record.notes.append(f"the inverse form was taken: zero fan-ins have {what} here")
         loss = None if self.measured is None else self.measured.loss
         return Growth(self.plan, sites, loss, self.report, self.seconds)
 
@@ -172,8 +176,9 @@ class GrowthStep:
     def _make_plan(self) -> None:
         self.forms = forms_for(self.atlas, self.amounts, self.method, self.slopes, self.form)
         self.plan = make_plan(self.atlas, self.amounts, _planned(self.forms))
-        if flat := self._flat():
-            self.forms.update(dict.fromkeys(flat, INVERSE))
+        self.flat = self._flat()
+        if self.flat:
+            self.forms.update(dict.fromkeys(self.flat, INVERSE))
             self.plan = make_plan(self.atlas, self.amounts, _planned(self.forms))
         self.stuck = {s for c in self.plan.activations.values() for s in self.plan.passing(c)}
         for site in self.plan.sites:
@@ -198,7 +203,8 @@ class GrowthStep:
         So it is behind tanh_shrink, or where channels are multiplied by themselves.
         """
         known = forms_of(self.method)
-        if self.form != "auto" or not wants_gradients(self.method) or INVERSE not in known:
+        asked = self.form in ("auto", OUTGOING)
+        if not asked or not wants_gradients(self.method) or INVERSE not in known:
             return set()
         slopes = Slopes() if self.slopes is None else self.slopes
         sites = {

@@ -131,20 +131,25 @@ def test_more_neurons_than_rank():
 
 
 @pytest.mark.parametrize("method", ["gradmax", "gradmaxopt", "tiny", "firefly", "pursuit"])
-def test_no_slope_at_zero(method):
+@pytest.mark.parametrize(
+    ("activation", "form"),
+    [("tanh_shrink", "auto"), ("tanh_shrink", "outgoing"), ("soft_shrink", "outgoing")],
+)
+def test_no_slope_at_zero(activation, form, method):
     """tanh_shrink(x) = x - tanh(x): the outgoing form has no gradient, the inverse form has."""
     x, y = data()
-    model = model_of(dense("tanh_shrink"))
-    with pytest.raises(kg.GrowthError, match=r"site 'p' cannot.*slope 0 at 0"):
-        kg.grow_(model, {"p": 6}, method=method, data=(x, y), form="outgoing", slopes=kg.Slopes())
-    assert model.get_layer("p").units == 4
+    model = model_of(dense(activation))
+    options = {"method": method, "data": (x, y), "seed": 0, "form": form, "slopes": kg.Slopes()}
     if method == "tiny":  # which needs M in every form
         with pytest.raises(kg.GrowthError, match=r"site 'p' cannot.*slope 0 at 0.*random"):
-            kg.grow_(model, {"p": 6}, method=method, data=(x, y), slopes=kg.Slopes())
+            kg.grow_(model, {"p": 6}, **options)
+        assert model.get_layer("p").units == 4
         return
-    # And by itself the form is taken in which it learns.
-    done = kg.grow_(model, {"p": 6}, method=method, data=(x, y), seed=0, slopes=kg.Slopes())
+    # The form is taken in which it learns.
+    done = kg.grow_(model, {"p": 6}, **options)
     assert done.sites[0].form == "inverse"
+    noted = "the inverse form was taken: zero fan-ins have no gradient here"
+    assert (noted in done.sites[0].notes) == (form == "outgoing")
     assert done.sites[0].gradient_norm > 0
     (fan_out,) = moved(model, ["c"], lambda: model.train_on_batch(x, y))
     assert (np.abs(fan_out[4:]).max(axis=1) > 0).all()
@@ -167,6 +172,17 @@ def test_neurons_that_are_not_zero_at_zero(activation, method):
         np.testing.assert_allclose(
             np.linalg.norm(zero[4:]) / 0.1, done.sites[0].gradient_norm, rtol=1e-2
         )
+
+
+@pytest.mark.parametrize("method", ["gradmax", "random"])
+def test_the_outgoing_form_that_cannot_be_had_is_noted(method):
+    x, y = data()
+    noted = "the inverse form was taken: zero fan-ins have a value that is not zero here"
+    for form, notes in (("auto", []), ("outgoing", [noted])):
+        model = model_of(dense("sigmoid"))
+        done = kg.grow_(model, {"p": 6}, method, (x, y), seed=0, form=form, slopes=kg.Slopes())
+        assert done.sites[0].form == "inverse"
+        assert done.sites[0].notes == notes
 
 
 @pytest.mark.parametrize("method", ["gradmax", "random", "tiny", "split"])
