@@ -5,6 +5,7 @@ An event file is a list of protocol buffers, which come with tensorboard as does
 installed, and a full disk would end its thread instead of telling us.
 """
 
+import atexit
 import importlib
 import os
 import time
@@ -30,6 +31,8 @@ INSTALL = "pip install keras-grow[tensorboard]"
 # Seconds after which scalars are on disk at the latest, for those who watch.
 FLUSH_SECONDS = 2.0
 BUFFER = 1 << 16
+# Scalars that are kept until then at the most.
+MOST_WAITING = 1000
 
 _DATA_CLASS_TENSOR = 2  # of `tensorboard.compat.proto.summary_pb2.DataClass`
 _DT_STRING = 7
@@ -38,6 +41,13 @@ _START = 1  # of `SessionLog.SessionStatus`
 _OPEN = "open"
 
 _open_writers: WeakValueDictionary[str, "RunWriter"] = WeakValueDictionary()
+
+
+@atexit.register
+def _close_all() -> None:
+    """When the program ends, maybe by an error in `fit`."""
+    for writer in list(_open_writers.values()):
+        writer.close()
 
 
 def event_protos() -> Any | None:
@@ -76,6 +86,10 @@ class RunWriter:
         self._file: Any = None
         self._lock: int | None = None
         self._state = "not open"
+        # Scalars that are to be written. Many at a time take half the time: between two training
+        # steps nothing of this is in the processor's caches.
+        self._waiting: list[tuple[int, float, dict[str, float]]] = []
+        self._flushed = time.time()
         self._protos = event_protos()
         with self._telling():
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -142,11 +156,9 @@ class RunWriter:
         with self._telling():
             if self._file is None:
                 return
-            event = self._event(step, when)
-            for tag, value in values.items():
-                event.summary.value.add(tag=tag, simple_value=value)
-            self._write(event)
-            if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            when = time.time() if when is None else when
+            self._waiting.append((step, when, dict(values)))
+            if len(self._waiting) >= MOST_WAITING or when - self._flushed > FLUSH_SECONDS:
                 self._flush()
 
     def flush(self) -> None:
@@ -160,6 +172,7 @@ class RunWriter:
         if self._state == _OPEN:
             with self._telling():
                 if self._file is not None:
+                    self._flush()
                     self._file.close()
             self._let_go("closed")
 
@@ -191,11 +204,21 @@ class RunWriter:
         self._write(event)
 
     def _write(self, event: Any) -> None:
+        self._write_scalars()  # in order
         self._file.write(event.SerializeToString())
 
+    def _write_scalars(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for step, when, values in waiting:
+            event = self._event(step, when)
+            for tag, value in values.items():
+                event.summary.value.add(tag=tag, simple_value=value)
+            self._file.write(event.SerializeToString())
+
     def _flush(self) -> None:
+        self._write_scalars()
         self._file.flush()
-        self._flushed = time.monotonic()
+        self._flushed = time.time()
 
     def _let_go(self, state: str) -> None:
         self._file = None

@@ -376,7 +376,10 @@ class TestSessions:
 
         growth = a_growth(tmp_path, (4,), on_failure=on_failure)
         if on_failure == "raise":
-            with pytest.raises(kg.GrowthError, match="No space left on device"):
+            with (
+                pytest.warns(UserWarning, match="have not taken a step"),
+                pytest.raises(kg.GrowthError, match="No space left on device"),
+            ):
                 fit(a_model(), growth, Full())
             return
         with pytest.warns(UserWarning, match="No space left on device.*without being logged"):

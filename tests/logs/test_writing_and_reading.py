@@ -391,6 +391,18 @@ class TestDisk:
         assert len(events.read(tmp_path)) == 3
         RunWriter(tmp_path, step=3).close()  # its lock has gone with it
 
+    def test_nothing_is_lost_when_the_program_ends_by_an_error(self, tmp_path):
+        code = """
+            import sys
+            from keras_grow.logs.writing import RunWriter
+            writer = RunWriter(sys.argv[1])
+            for step in range(1, 2500):
+                writer.scalar("loss", step, step)
+            raise SystemExit(0)
+        """
+        python(code, tmp_path)
+        assert only_run(tmp_path).scalars["loss"].steps.tolist() == list(range(1, 2500))
+
     def test_another_process_is_refused(self, tmp_path):
         code = """
             import sys

@@ -2,7 +2,7 @@
 
 import click
 
-from keras_grow.tools.benchmarks import cost, memory, slots, surgery, teacher_student
+from keras_grow.tools.benchmarks import cost, logging, memory, slots, surgery, teacher_student
 
 
 @click.group(invoke_without_command=True)
@@ -11,12 +11,14 @@ def main(context: click.Context) -> None:
     """Measure keras_grow. Without a command: all, at their quick settings."""
     if context.invoked_subcommand is None:
         context.invoke(cost.command)
+        context.invoke(logging.command)
         context.invoke(memory.command)
         context.invoke(surgery.command)
         context.invoke(teacher_student.command)
 
 
 main.add_command(cost.command)
+main.add_command(logging.command)
 main.add_command(memory.command)
 main.add_command(slots.command)
 main.add_command(surgery.command)
