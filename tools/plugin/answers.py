@@ -99,7 +99,7 @@ def sites(grown: list[SiteGrowth]) -> list[dict[str, Any]]:
             "rank": site.rank,
             "gradient_norm": _plain(site.gradient_norm),
             "existing_norm": _plain(site.existing_norm),
-            "spectrum": len(site.singular_values),
+            "spectrum": site.spectrum_size or len(site.singular_values),
             "notes": [_cut(note) for note in site.notes[:20]],
         }
         for site in grown[:SITES]

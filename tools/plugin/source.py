@@ -204,7 +204,7 @@ class Source:
             if key in self._sites:
                 self._sites.move_to_end(key)
                 return self._sites[key]
-        found = records.decode_sites(payload)
+        found = [_cut(site) for site in records.decode_sites(payload)]
         with self._lock:
             self._sites[key] = found
             while len(self._sites) > KEPT_STEPS:
@@ -311,6 +311,18 @@ def _growth(payload: bytes, datum: tb.TensorDatum) -> Any:
 
 def _network(payload: bytes, datum: tb.TensorDatum) -> Any:
     return replace(records.decode_network(payload), step=int(datum.step))
+
+
+def _cut(site: SiteGrowth) -> SiteGrowth:
+    """A site whose spectrum is no longer than our writer makes them: a page has to draw it."""
+    size = len(site.singular_values)
+    if size <= records.SPECTRUM_LIMIT:
+        return site
+    return replace(
+        site,
+        singular_values=site.singular_values[: records.SPECTRUM_LIMIT],
+        spectrum_size=max(size, site.spectrum_size or 0),
+    )
 
 
 def _valid(tag: _Tag, sessions: records.Sessions) -> list[Any]:

@@ -10,8 +10,8 @@ export class Table {
   /**
    * @param {object} options
    *   `heading`, `file`: the name of a saved file; `columns`: objects with `key`, `label`,
-   *   `number` (right-aligned), `value(row)` for sorting and filtering, `show(row)` for the cell: a
-   *   text or an element; `record(row)`: what is saved; `many`: what the rows are called;
+   *   `number` (right-aligned), `value(row)` for sorting, `show(row)` for the cell: a text or an
+   *   element, whose text is then `text(row)`; `record(row)`: what is saved; `many`: what the rows are called;
    *   `onSort(sort)`, `onFind(text)`: told what the user chose; `empty`: what to say without rows.
    */
   constructor({
@@ -90,7 +90,8 @@ export class Table {
     // Numbers are shown as 1,200 and found as 1200, too.
     const plain = (text) => text.toLowerCase().replace(/(\d),(?=\d{3})/g, '$1');
     const words = plain(this.find).split(/\s+/).filter(Boolean);
-    const texts = (row) => this.columns.map((one) => one.text?.(row) ?? one.value(row) ?? '');
+    // What is found is what is seen; `text` says it of cells that are elements.
+    const texts = (row) => this.columns.map((one) => (one.text ?? one.show)(row));
     this.shown = this.rows.filter((row) => {
       if (!words.length) return true;
       const line = plain(texts(row).join(' '));

@@ -42,9 +42,9 @@ export class GrowthView {
       onFind: (find) => state.set({find}),
       record: ({key, state: _, color, ...row}) => row,
       columns: [
-        {key: 'run', label: 'Run', value: (r) => r.run, show: (r) => runName(r.run, r.color)},
+        {key: 'run', label: 'Run', value: (r) => r.run, text: (r) => r.run, show: (r) => runName(r.run, r.color)},
         {
-          key: 'step', label: 'Step', number: true, value: (r) => r.step,
+          key: 'step', label: 'Step', number: true, value: (r) => r.step, text: (r) => integer(r.step),
           help: 'Training steps done before it. Choose one to look inside.',
           show: (r) => button(integer(r.step), () => inside(r.run, r.step), {
             class: 'link', 'data-key': r.key,
@@ -57,6 +57,7 @@ export class GrowthView {
         },
         {
           key: 'outcome', label: 'Outcome', value: (r) => OUTCOMES[r.state],
+          text: (r) => OUTCOMES[r.state],
           show: (r) => el('span', {
             class: `outcome ${r.state}`, text: OUTCOMES[r.state],
             title: r.error ?? r.notes.join(' '),
