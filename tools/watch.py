@@ -47,8 +47,8 @@ def sparkline(values: np.ndarray, width: int, unicode: bool = True) -> str:
     found = ""
     for mean in means:
         if math.isfinite(mean):
-            part = (mean - low) / (high - low) if high > low else 0.0
-            found += bars[min(int(part * len(bars)), len(bars) - 1)]
+            height = (mean - low) / (high - low) if high > low else 0.0
+            found += bars[min(int(height * len(bars)), len(bars) - 1)]
         else:
             found += _NO_NUMBER[0 if unicode else 1]
     return found

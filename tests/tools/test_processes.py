@@ -41,7 +41,18 @@ def test_help_is_quick_and_imports_no_keras(process):
 
 
 def test_every_command_has_examples_and_exit_codes_in_its_help(run):
-    for command in ("demo", "inspect", "plan", "widen", "insert", "bridge", "verify", "diff"):
+    for command in (
+        "demo",
+        "inspect",
+        "plan",
+        "widen",
+        "insert",
+        "bridge",
+        "verify",
+        "diff",
+        "report",
+        "watch",
+    ):
         result = run(command, "--help")
         assert result.exit_code == 0
         assert f"  keras-grow {command} " in result.stdout or command == "demo"

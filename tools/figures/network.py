@@ -335,7 +335,7 @@ class _Drawing:
         colors[there & (before == 0) & (added > 0)] = _NEW
         half = _HALF * self._length(now) / longest
         rows: list[list[str]] = [[] for _ in self.rows]
-        for number in sorted(np.flatnonzero(there), key=lambda n: self.layout.lanes[n]):
+        for number in sorted(np.flatnonzero(there).tolist(), key=lambda n: self.layout.lanes[n]):
             group = self.story.groups[number]
             if group.merges and self.height > 24:
                 continue

@@ -99,7 +99,11 @@ def spectrum(
     draft = Draft()
     for words, part, color in (
         (f"kept: {kept}", slice(None, kept), ACCENT),
-        (f"not used: {len(values) - kept}", slice(kept, None), NEUTRAL),
+        (
+            f"not used: {max(one.spectrum_size or 0, len(values)) - kept:,}",
+            slice(kept, None),
+            NEUTRAL,
+        ),
     ):
         if len(index[part]):
             draft.add(
@@ -123,7 +127,8 @@ def spectrum(
             yref="paper",
             line={"color": ACCENT, "width": 1.5, "dash": "dash"},
         )
-        for words, anchor, shift in (("kept", "right", -6), ("not used", "left", 6)):
+        sides = [("kept", "right", -6), ("not used", "left", 6)]
+        for words, anchor, shift in sides[0 if kept > 0.1 * len(values) else 1 :]:
             draft.annotate(
                 x=kept + 0.5,
                 y=0.98,
@@ -136,10 +141,10 @@ def spectrum(
     notes = [f"{one.width_before} → {one.width_after} channels by {shortened(one.method, 40)}."]
     total = float(np.nansum(values**2))
     if total > 0 and 0 < kept < len(values):
-        part = float(np.nansum(values[:kept] ** 2)) / total
-        notes.append(f"The kept ones hold {100 * part:.0f}% of the sum of squares shown.")
-    if one.rank is not None and one.rank > len(values):
-        notes.append(f"The {len(values):,} largest of {one.rank:,} are shown.")
+        held = float(np.nansum(values[:kept] ** 2)) / total
+        notes.append(f"The kept ones hold {100 * held:.0f}% of the sum of squares shown.")
+    if one.spectrum_size is not None and one.spectrum_size > len(values):
+        notes.append(f"The {len(values):,} largest of {one.spectrum_size:,} were logged.")
     notes += [shortened(note, 200) for note in one.notes[:2]]
     draft.axis("xaxis", title={"text": "Direction, largest first"}, showgrid=False, tickformat="d")
     if len(values) <= 12:

@@ -95,7 +95,8 @@ def timeline(
             kept, total = kept + points, total + len(one)
         if rows == 2:
             traces += _stairs(run, axis, style, legend=one is None)
-        groups, drawn = [], 0
+        groups: list[dict] = []
+        drawn = 0
         if rows == 2 or values is not None:
             groups, drawn = _marks(run, one, values, axis, style, marks)
         for group in groups:
@@ -126,8 +127,8 @@ def timeline(
         draft.axis(f"xaxis{number if number > 1 else ''}", **settings)
     draft.axis("yaxis", title={"text": text(metric, 30)})
     if log:
-        lines = [trace["y"] for trace in traces if trace["meta"]["what"] == "line"]
-        draft.axis("yaxis", **log_axis(lines))
+        shown = [np.asarray(t["y"]) for t in traces if t["meta"]["what"] == "line"]
+        draft.axis("yaxis", **log_axis(shown))
     if rows == 2:
         draft.axis("yaxis2", title={"text": "Parameters"}, tickformat="~s")
     return dress(
@@ -222,7 +223,8 @@ def _lines(
 def _stairs(run: Run, axis: XAxis, style: Style, legend: bool) -> list[dict]:
     grown = changes(run)
     series = run.scalars.get("parameters")
-    steps, sizes = [0.0], []
+    steps: list[float] = [0.0]
+    sizes: list[float] = []
     if grown or run.growths:
         sizes = [(grown or run.growths)[0].parameters_before]
         for growth in grown:
@@ -319,8 +321,9 @@ def _marks(
         return [], 0
     steps = np.array([g.step for g in growths], float)
     places = axis.growths(run, growths)
-    on_line = series is not None and values is not None and len(series) > 0
-    if on_line:
+    on_line = False
+    if series is not None and values is not None and len(series):
+        on_line = True
         heights = at_steps(series, values, steps)
     else:
         heights = np.array([g.parameters_after for g in growths], float)

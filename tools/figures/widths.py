@@ -40,7 +40,7 @@ class Widths:
                 if site.width_before and not any(at <= step for at in known):
                     known[0] = float(site.width_before)
                 known[step] = float(site.width_after)
-        order = {}
+        order: dict[str, int] = {}
         for network in run.networks:
             for node in network.nodes:
                 if node.site is not None:

@@ -133,6 +133,8 @@ def _answer(runs: list[Run]) -> str:
         words += f" {plural(failed, 'growth')} failed."
     if broken:
         words += f" At {plural(broken, 'growth')} the outputs changed by more than the tolerance."
+    elif checked and max(checked) == 0:
+        words += " The outputs were the same to the last digit every time."
     elif checked:
         words += (
             f" The outputs were kept every time: they changed by at most {max(checked):.1e} of "
@@ -164,7 +166,7 @@ def _summary(runs: list[Run]) -> list[dict[str, Any]]:
                 "steps": "" if last is None else f"{last:,}",
                 "parameters": " → ".join(count(size) for size in sizes),
                 "loss": f"{values[-20:].mean():.4g}" if len(values) else "",
-                "deviation": f"{max(checked):.1e}" if checked else "not compared",
+                "deviation": _deviation(max(checked)) if checked else "not compared",
                 "seconds": seconds(spent) if spent else "",
                 "warnings": len(run.warnings),
             }
@@ -176,7 +178,7 @@ def _rows(runs: list[Run]) -> tuple[list[Row], int]:
     pairs = [(run, growth) for run in runs for growth in run.growths]
     names = len(pairs) <= 400  # what grew may have to be decoded
     kept = evenly(len(pairs), _ROWS)
-    return [_row(*pairs[i], names) for i in kept], len(pairs)
+    return [_row(pairs[i][0], pairs[i][1], names) for i in kept], len(pairs)
 
 
 def _row(run: Run, growth: Growth, names: bool) -> Row:
@@ -187,7 +189,7 @@ def _row(run: Run, growth: Growth, names: bool) -> Row:
     spent = sum(growth.seconds.values())
     kept = {True: "kept", False: "changed", None: "not compared"}[growth.kept]
     if growth.deviation is not None:
-        kept = f"{kept}, {growth.deviation:.1e}"
+        kept = f"{kept}, {_deviation(growth.deviation)}"
     remarks = [growth.error or "", "only tried out" if growth.dry_run else "", *growth.notes]
     return Row(
         cells=(
@@ -215,6 +217,10 @@ def _what(run: Run, growth: Growth, names: bool) -> str:
     words = [f"{shortened(s.name, 50)} {s.width_before} → {s.width_after}" for s in sites[:3]]
     more = f" and {len(sites) - 3} more" if len(sites) > 3 else ""
     return ", ".join(words) + more
+
+
+def _deviation(value: float) -> str:
+    return f"{value:.1e}" if value else "0"
 
 
 def _number(value: float | None) -> float:
