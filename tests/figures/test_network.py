@@ -7,7 +7,15 @@ from logs.synthetic import mobilenet, synthetic_run, wide_resnet
 from keras_grow.logs.networks import Network, Node
 from keras_grow.logs.runs import Run
 from keras_grow.tools import figures
-from keras_grow.tools.figures.network import _COLORS, _EARLIER, _NEW, _NOW, _folded, blocks
+from keras_grow.tools.figures.network import (
+    _COLORS,
+    _EARLIER,
+    _NEW,
+    _NOW,
+    _folded,
+    _row_text,
+    blocks,
+)
 
 pytestmark = pytest.mark.backend("torch")
 
@@ -166,6 +174,14 @@ def test_a_network_too_large_to_draw_is_told():
     nodes = tuple(Node(f"n{i}", "Dense", 2, None, 4) for i in range(2000))
     run = Run("r", networks=[Network("n", 0, nodes, ())])
     assert "2,000 layers, more than can be drawn" in figures.network(run).layout.annotations[0].text
+
+
+def test_labels_of_a_row_fit_their_room():
+    parts = ["<b>a</b>" * 5, "x" * 10, "y" * 10, "z" * 10]
+    assert _row_text(parts, 100) == ",  ".join(parts)
+    assert _row_text(parts, 36) == f"{parts[0]},  {parts[1]}, and 2 more"
+    assert _row_text(parts[:2], 18) == f"{parts[0]},  {parts[1]}"
+    assert _row_text(["w" * 50, "x"], 20) == "w" * 50 + ", and 1 more"
 
 
 def test_blocks_are_found_by_names():

@@ -19,6 +19,7 @@ from keras_grow.tools.words import shortened
 #: Steps of the slider, and nodes that are drawn at all.
 _FRAMES, _NODES = 60, 1_500
 
+_MARKUP = re.compile(r"</?b>|&[#a-z0-9]+;?")
 _NORMALIZING = re.compile(r"Normalization$|^PReLU$")
 #: What the colours of bars mean, by number.
 _COLORS = ("rgba(127,133,140,0.5)", "#667b9c", "#10a2b6", ACCENT, "#e52592")
@@ -222,7 +223,8 @@ def _folded(nodes: list[Node], links: list[tuple[int, int]]) -> tuple[list[_Grou
 _THIN_ROW, _HALF, _LABEL = 0.6, 0.42, 0.46
 #: Lanes: between two, the first arc, between two arcs; and what labels take on the right.
 _PITCH, _ARC, _ARCS, _LABELS, _BLOCKS = 0.95, 0.03, 0.06, 0.95, 0.32
-_ROW_LENGTH = 60
+#: A page of usual width and a character of a label, in pixels.
+_PAGE, _CHARACTER = 820, 6.8
 _BLOCK = re.compile(
     r"^(.*?(?:block|stage|layer|stack|module|cell|mixed|group|unit)_?\d+[a-z]?)(_\d+)?(?=[_/]|$)",
     re.IGNORECASE,
@@ -245,6 +247,11 @@ class _Drawing:
         self.x = np.array(self.layout.lanes) * _PITCH
         self.grows = np.array([story.grows(group.path) for group in story.groups])
         self._find_blocks()
+        room = _LABELS * (1 if self.lanes < 3 else 1.6)
+        self.right = (self.lanes - 1) * _PITCH + _LABEL + room
+        self.left = -_HALF - _ARC - _ARCS * (self.layout.depths + 1)
+        self.left -= _BLOCKS * (1 + 0.3 * self.lanes) if self.blocks else 0.0
+        self.characters = int(_PAGE * room / (self.right - self.left) / _CHARACTER)
         self.height = float(heights.sum())
         self.pixels = 26 if self.height <= 24 else 20 if self.height <= 45 else 16
 
@@ -280,9 +287,7 @@ class _Drawing:
             notes.append("Widths over time are not known; these are of the start.")
         how = "logarithm" if self.look.log else "root"
         notes.append(f"Bars are as long as the {how} of the number of channels.")
-        right = (self.lanes - 1) * _PITCH + _LABEL + _LABELS * (1 if self.lanes < 3 else 1.6)
-        left = -_HALF - _ARC - _ARCS * (self.layout.depths + 1)
-        left -= _BLOCKS * (1 + 0.3 * self.lanes) if self.blocks else 0.0
+        left, right = self.left, self.right
         self._bands(draft, left + 0.01)
         # Bars have axes of their own: plotly draws lines over the bars of the same axes.
         across = {"visible": False, "range": [left, right], "fixedrange": True}
@@ -339,7 +344,7 @@ class _Drawing:
             group = self.story.groups[number]
             if group.merges and self.height > 24:
                 continue
-            words = text(self._name(number), 30)
+            words = text(self._name(number), min(30, max(self.characters - 14, 8)))
             if math.isfinite(now[number]):
                 words += f"  {now[number]:,.0f}"
             if colors[number] == _NEW:
@@ -347,7 +352,7 @@ class _Drawing:
             elif added[number] > 0:
                 words += f"  <b>+{added[number]:,.0f}</b>"
             rows[self.layout.ranks[number]].append(words)
-        labels = [_row_text(words) for words in rows]
+        labels = [_row_text(words, self.characters) for words in rows]
         return {
             "base": (self.x - half).astype(np.float32),
             "x": (2 * half).astype(np.float32),
@@ -576,12 +581,17 @@ class _Drawing:
         ]
 
 
-def _row_text(parts: list[str]) -> str:
-    """The labels of one row, as many as there is room for."""
-    found = ""
+def _row_text(parts: list[str], limit: int) -> str:
+    """The labels of one row: the first, and as many more as there is room for."""
+
+    def length(words: str) -> int:
+        return len(_MARKUP.sub("", words))
+
+    found, room = "", limit - len(", and 9 more")
     for number, part in enumerate(parts):
-        if found and len(found) + len(part) > _ROW_LENGTH:
-            return f"{found} and {len(parts) - number} more"
+        last = number == len(parts) - 1
+        if found and length(found) + length(part) + 3 > (limit if last else room):
+            return f"{found}, and {len(parts) - number} more"
         found = f"{found},  {part}" if found else part
     return found
 
