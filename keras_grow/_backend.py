@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -222,6 +223,14 @@ def matrix_product(a: Any, b: Any) -> Any:
 
 def _low(tensor: Any) -> bool:
     return keras.backend.standardize_dtype(tensor.dtype) in ("float16", "bfloat16")
+
+
+def machine_memory() -> int | None:
+    """Bytes of memory that the machine has; None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not on Windows
+        return None
 
 
 def is_machine_fault(error: BaseException) -> bool:

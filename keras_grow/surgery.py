@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_grow.apply import Slopes
 from keras_grow.apply.copying import borrow_model
-from keras_grow.errors import GrowthError, check_whole
+from keras_grow.errors import GrowthError, check_flag, check_whole
 from keras_grow.growth import history, methods
 from keras_grow.growth.data import GrowthData
 from keras_grow.growth.engine import Growth, GrowthStep
@@ -149,6 +149,10 @@ def _grow_model(
     chosen = methods.get(method)
     if seed is not None:
         check_whole("seed", seed, 0)
+    if batches is not None:
+        check_whole("batches", batches, 1)
+    if slopes is not None and not isinstance(slopes, Slopes):
+        raise GrowthError(f"slopes must be a keras_grow.Slopes. Received: slopes={slopes!r}.")
     atlas = survey(model, _alone(widths, alone))
     amounts = amounts_of(atlas, widths)
     drawn = None
@@ -164,6 +168,7 @@ def _grow_model(
 
 
 def _alone(widths: Mapping[str, int], alone: bool) -> Iterable[str]:
+    check_flag("alone", alone)
     return tuple(widths) if alone and isinstance(widths, Mapping) else ()
 
 

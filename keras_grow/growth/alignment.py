@@ -8,6 +8,7 @@ import numpy as np
 from scipy import stats
 
 from keras_grow.errors import GrowthError, check_whole
+from keras_grow.graph import graph_of
 from keras_grow.growth.data import Batches, GrowthData
 from keras_grow.growth.statistics import Recording, measure
 from keras_grow.planning import SitePlan, make_plan, survey
@@ -50,7 +51,7 @@ def alignment(
     data: Any,
     batch_sizes: Sequence[int] = (32, 128, 512),
     k: int = 1,
-    names: Sequence[str] | None = None,
+    names: Sequence[str] | str | None = None,
     repeats: int = 10,
     seed: int = 0,
 ) -> list[Alignment]:
@@ -70,9 +71,9 @@ def alignment(
         model: a compiled functional or Sequential model; it is not changed.
         data: arrays (x, y) or (x, y, sample_weight).
         batch_sizes: to be compared, each at most the number of samples.
-        k: how many singular vectors.
-        names: only these sites or layers.
-        repeats: random batches of each size.
+        k: how many singular vectors, at most as many as every site's M has.
+        names: only this site or layer, or these.
+        repeats: random batches of each size; with one there is no interval.
         seed: of the batches.
 
     Returns:
@@ -84,6 +85,16 @@ def alignment(
     """
     check_whole("k", k, 1)
     check_whole("repeats", repeats, 1)
+    check_whole("seed", seed, 0)
+    if not isinstance(batch_sizes, Sequence) or not len(batch_sizes):
+        raise GrowthError(
+            "batch_sizes must be one or more numbers of samples, such as (32, 128). "
+            f"Received: batch_sizes={batch_sizes!r}."
+        )
+    for size in batch_sizes:
+        check_whole("batch_sizes", size, 1)
+    names = [names] if isinstance(names, str) else names
+    graph_of(model)  # which says what is no model
     if not getattr(model, "compiled", False):
         raise GrowthError(
             f"The gradient needs a loss, but model '{getattr(model, 'name', model)}' is not "
@@ -93,8 +104,6 @@ def alignment(
     chosen = atlas.sites if names is None else [atlas.find(name) for name in names]
     plan = make_plan(atlas, {site: site.granularity for site in dict.fromkeys(chosen)})
     recording = Recording(plan)
-    for size in batch_sizes:
-        check_whole("batch_sizes", size, 1)
     source = GrowthData(data, max(batch_sizes), seed)
     if source.size is None or source.size < max(batch_sizes):
         raise GrowthError(
@@ -105,6 +114,12 @@ def alignment(
     if not whole:
         reasons = "; ".join(f"'{s.site.name}': {why}" for s, why in skipped.items())
         raise GrowthError(f"No site of model '{model.name}' has gradients to compare. {reasons}")
+    least = min(whole, key=lambda site: len(whole[site]))
+    if len(whole[least]) < k:
+        raise GrowthError(
+            f"Site '{least.site.name}' has no more than {len(whole[least])} directions. "
+            f"Received: k={k}."
+        )
     values: dict[tuple[SitePlan, int], list[float]] = {}
     for size in batch_sizes:
         draws = GrowthData(data, size, seed)

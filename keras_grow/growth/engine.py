@@ -48,6 +48,8 @@ CHECKED_SAMPLES = 32
 # change the function, but on the side of zero where relu has a slope.
 NUDGE = 1e-7
 NUDGE_DOUBLE = 1e-15  # in float64
+# New channels of plans that are made only to see what a large one would cost.
+SMALL_PLAN = 200
 
 
 @dataclass
@@ -174,6 +176,7 @@ class GrowthStep:
             self._no_slope(next(iter(reasons)), next(iter(reasons.values())), list(reasons))
 
     def _make_plan(self) -> None:
+        _check_room(self.atlas, self.amounts)
         self.forms = forms_for(self.atlas, self.amounts, self.method, self.slopes, self.form)
         self.plan = make_plan(self.atlas, self.amounts, _planned(self.forms))
         self.flat = self._flat()
@@ -270,6 +273,12 @@ class GrowthStep:
             if not self.outputs.serves(self.atlas.graph):
                 self.outputs.renew(self.atlas.graph)
             before = self.outputs(sample)
+            real = [b for b in before if b.dtype.kind == "f" and b.size]
+            if real and not any(np.isfinite(b).any() for b in real):
+                raise GrowthError(
+                    f"All outputs of model '{self.model.name}' are NaN or infinite before it "
+                    "grows, so nothing can be compared. Check whether training has diverged."
+                )
         self._apply()
         names = ", ".join(s.name for s in self.amounts)
         # A layer may refuse to run as wide as that, or memory may be short.
@@ -455,6 +464,31 @@ def forms_for(
             one = {site: amounts[site]}
             forms[site] = INVERSE if _possible(atlas, one, {site: INVERSE}) else OUTGOING
     return forms
+
+
+def _check_room(atlas: Atlas, amounts: Mapping[Site, int]) -> None:
+    """Raises GrowthError at once, not after minutes, where new weights alone exceed the memory.
+
+    Parameters are a polynomial of second degree in the new channels, since a kernel has at most
+    two axes that grow: two small plans tell it.
+    """
+    has = _backend.machine_memory()
+    shrink = max(amounts.values(), default=0) / SMALL_PLAN
+    if has is None or shrink < 100:
+        return
+    small = {
+        s: max(int(n / shrink) // s.granularity, 1) * s.granularity for s, n in amounts.items()
+    }
+    double = {site: 2 * n for site, n in small.items()}
+    one, two = (make_plan(atlas, some).added_parameters for some in (small, double))
+    linear, square = (4 * one - two) / 2, (two - 2 * one) / 2
+    added = linear * shrink + square * shrink**2
+    if 4 * added > 2 * has:  # twice, for what rounding does to an estimate
+        sites = ", ".join(f"'{site.name}' by {n:,}" for site, n in amounts.items())
+        raise GrowthError(
+            f"Growing {sites} would add about {added:.1g} parameters, more than the "
+            f"{has / 2**30:.0f} GiB of this machine's memory hold. Add fewer channels."
+        )
 
 
 def _planned(forms: Mapping[Site, str]) -> dict[Site, str]:

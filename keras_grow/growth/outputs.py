@@ -69,7 +69,7 @@ def compare(before: list[np.ndarray], after: list[np.ndarray], tolerance: float 
             raise GrowthError(f"The outputs have different shapes. Received: {a.shape}, {b.shape}.")
         if a.size:
             a, b = a.astype("float64"), b.astype("float64")
-            scale = max(scale, float(np.nanmax(np.abs(a))))
+            scale = max(scale, float(np.max(np.abs(a), where=~np.isnan(a), initial=0.0)))
             gap = np.where(np.isnan(a) & np.isnan(b), 0.0, np.abs(a - b))
             deviation = max(deviation, float(np.max(np.nan_to_num(gap, nan=np.inf))))
     return Report(deviation, scale, tolerance)

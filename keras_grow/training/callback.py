@@ -4,7 +4,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_grow import _backend, _keras
 from keras_grow.apply import Slopes
-from keras_grow.errors import GrowthError, check_whole, is_real
+from keras_grow.errors import GrowthError, check_flag, check_whole, is_real, is_whole, shown
 from keras_grow.graph import graph_of
 from keras_grow.growth import history, methods
 from keras_grow.growth.data import GrowthData
@@ -27,7 +27,7 @@ from keras_grow.training.logging import RunLog
 from keras_grow.training.looking import Look, SiteScore
 from keras_grow.training.operations import Operation, Outcome, Setting, check, operation
 from keras_grow.training.schedules import Moment, Schedule
-from keras_grow.training.selecting import Occasion, Selector
+from keras_grow.training.selecting import Occasion, Selector, Widening
 from keras_grow.training.selectors import All
 from keras_grow.training.warmup import Warmup
 
@@ -77,7 +77,7 @@ class GrowthCallback(keras.callbacks.Callback):
             would have them, a linearly rising part of it. A warm-up ends with its `fit`.
         dry_run: decide, choose weights and log everything, but change nothing. Every event says
             what would grow from the model as it is.
-        seed: of everything random in growth.
+        seed: of everything random in growth; None draws a fresh one.
         verify: compare the outputs on up to 32 samples before and after every growth; undo it
             and raise if they differ by more than 1e-5 of their scale (float32).
         log_every: training steps between records of loss and metrics.
@@ -127,7 +127,7 @@ class GrowthCallback(keras.callbacks.Callback):
         max_flops: float | None = None,
         warmup: int = 0,
         dry_run: bool = False,
-        seed: int = 0,
+        seed: int | None = 0,
         verify: bool = True,
         log_every: int = 1,
         on_failure: str = "continue",
@@ -154,6 +154,10 @@ class GrowthCallback(keras.callbacks.Callback):
             if limit is not None and not (is_real(limit) and limit > 0):
                 raise GrowthError(f"{name} must be a positive number. Received: {name}={limit!r}")
         check_whole("warmup", warmup, 0)
+        check_flag("dry_run", dry_run)
+        check_flag("verify", verify)
+        if seed is None:
+            seed = int(np.random.default_rng().integers(2**31))
         check_whole("seed", seed, 0)
         check_whole("log_every", log_every, 1)
         self.method = methods.get(method)
@@ -212,12 +216,27 @@ class GrowthCallback(keras.callbacks.Callback):
         Raises:
             GrowthError: `state` is no such value.
         """
-        missing = {"step", "count", "initial_widths", "grown", "events"}.difference(state)
+        wanted = {"step", "count", "initial_widths", "grown", "events"}
+        missing = wanted.difference(state) if isinstance(state, Mapping) else wanted
         if missing:
             raise GrowthError(
                 "The state must be a value of GrowthCallback.get_state(). "
                 f"Received: {state!r:.200}, which lacks {sorted(missing)}."
             )
+        for name in ("step", "count"):
+            if not is_whole(state[name]) or state[name] < 0:
+                raise GrowthError(
+                    f"'{name}' in the state must be a whole number of 0 or more. "
+                    f"Received: {shown(state[name])}."
+                )
+        for owner, name in ((self.schedule, "schedule"), (self.selector, "selector")):
+            ours = type(owner).__module__.startswith("keras_grow.")
+            if ours and (own := state.get(name)) and set(own) != set(_state_of(owner)):
+                raise GrowthError(
+                    f"The state is that of a callback with another {name}: this one's, "
+                    f"{type(owner).__name__}, remembers {sorted(_state_of(owner))}. "
+                    f"Received: {shown(own)}."
+                )
         self.step = int(state["step"])
         self._count = int(state["count"])
         self._last = state.get("last")
@@ -242,6 +261,12 @@ class GrowthCallback(keras.callbacks.Callback):
         occasion = self._occasion_of(atlas)
         for growth in [] if occasion.remaining == 0 else self.selector.foreseen(occasion):
             check(growth, atlas, self.method, self.form, self._slopes)
+        if not self._count and isinstance(self.selector, Widening) and self.selector.reached(atlas):
+            warnings.warn(
+                f"Model '{model.name}' has its target widths already, so nothing will grow. "
+                "They are widths to reach, not channels to add.",
+                stacklevel=2,
+            )
         self._outputs = Outputs(atlas.graph) if self.verify else None
         self._stoppings = _keras.early_stoppings(self)
         self._look = None
@@ -276,7 +301,7 @@ class GrowthCallback(keras.callbacks.Callback):
             if self._warming is not None and self._warming.active:
                 _ = self.model  # on JAX this puts the state of the fit back into the variables
                 self._warming.step(self.step - before)
-            if self.schedule.due(self._moment(logs)):
+            if schedules.truth(self.schedule.due(self._moment(logs))):
                 self._grow()
         except BaseException:
             self.on_train_end()  # which Keras does not call when `fit` ends in an error

@@ -4,12 +4,14 @@ A schedule is asked after every training step (or block of steps) and gets a `Mo
 take the same limits: `start`, `stop`, `times` and `cooldown`.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
-from keras_grow.errors import GrowthError, check_whole, is_real, nearest
+from keras_grow.errors import GrowthError, check_whole, is_real, nearest, shown
 from keras_grow.training.looking import SiteScore
 
 
@@ -174,12 +176,21 @@ class When(Schedule):
                 "When takes a function of a Moment that returns whether to grow. "
                 f"Received: function={function!r}"
             )
+        try:
+            inspect.signature(function).bind(None)
+        except TypeError:
+            raise GrowthError(
+                "When calls its function with a Moment, so it must take one argument, such as "
+                f"lambda moment: moment.step == 100. Received: function={function!r}"
+            ) from None
+        except ValueError:  # written in C, with no signature that Python can see
+            pass
         self.function = function
         self.start, self.stop, self.times, self.cooldown = start, stop, times, cooldown
         self._check_limits()
 
     def due(self, moment: Moment) -> bool:
-        return self.allows(moment) and bool(self.function(moment))
+        return self.allows(moment) and truth(self.function(moment))
 
 
 class OnPlateau(Schedule):
@@ -396,6 +407,21 @@ class OnSpectrum(Schedule):
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         self.looked = state["looked"]
+
+
+def truth(answer: Any) -> bool:
+    """A schedule's answer to whether to grow: true, false, or nothing, which is false.
+
+    Raises:
+        GrowthError: it is something else, such as a text or an array of several values.
+    """
+    if answer is None:
+        return False
+    if isinstance(answer, (bool, Real)) or math.prod(getattr(answer, "shape", (0,))) == 1:
+        return bool(answer)
+    raise GrowthError(
+        f"A schedule must answer True or False to whether to grow. Received: {shown(answer)}."
+    )
 
 
 def get(schedule: Any) -> Any:

@@ -99,6 +99,11 @@ class Widening(Selector):
     def __init__(
         self, amount: Amount = 2, names: Sequence[str] | None = None, pattern: str | None = None
     ) -> None:
+        if type(self) is Widening:
+            raise GrowthError(
+                "Widening is what selectors that widen have in common and selects nothing. "
+                f"Use All({amount!r}), RoundRobin or LargestGain."
+            )
         if isinstance(amount, keras.Model):
             amount = {p.path: p.width for p in survey(amount).producers.values()}
             self._partial = True
@@ -137,6 +142,13 @@ class Widening(Selector):
                         f"{widths[name]}, and it can only become wider. "
                         f"Received: amount={dict(self.amount)}"
                     )
+
+    def reached(self, atlas: Atlas) -> bool:
+        """Whether the amount is target widths, and all sites have them."""
+        if not isinstance(self.amount, Mapping):
+            return False
+        targets = self._targets(atlas)
+        return all(site.width >= targets[site.name] for site in self.candidates(atlas))
 
     def candidates(self, atlas: Atlas) -> list[Site]:
         """The sites this selector is limited to.

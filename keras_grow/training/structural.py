@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from keras_grow.apply.structure import edge
-from keras_grow.errors import GrowthError, check_whole
+from keras_grow.errors import GrowthError, check_flag, check_whole
 from keras_grow.growth import methods
 from keras_grow.insertion.bridging import check_bridge
 from keras_grow.planning import Atlas, Site
@@ -69,7 +69,10 @@ class Insert(Selector):
                 "such as lambda number: keras.layers.Dense(8). A layer can be inserted only once. "
                 f"Received: make={make!r}"
             )
+        check_flag("branch", branch)
         self.make = make
+        if not isinstance(after, Sequence):
+            raise GrowthError(f"after must name one layer or several. Received: after={after!r}")
         self.after = [after] if isinstance(after, str) else list(after)
         if not self.after or not all(isinstance(name, str) for name in self.after):
             raise GrowthError(f"after must name one layer or several. Received: after={after!r}")

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from keras_grow.errors import check_flag
 from keras_grow.growth.methods.base import (
     Problem,
     Scaled,
@@ -38,6 +39,10 @@ class GradMax(Scaled):
     sign_rule: bool = True
     name = "gradmax"
     needs_gradients: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_flag("sign_rule", self.sign_rule)
 
     def solve(self, problem: Problem, rng: np.random.Generator) -> Solution:
         if problem.form == INVERSE:
