@@ -58,9 +58,12 @@ class GrowthCallback(keras.callbacks.Callback):
 
     Args:
         data: what the gradients at growth are taken on: arrays (x, y) or (x, y, sample_weight), a
-            `tf.data.Dataset`, torch `DataLoader`, `keras.utils.PyDataset`, or a function that
-            returns a batch.
-        method: "gradmax", "random", or an object from `keras_grow.methods`.
+            `tf.data.Dataset`, torch `DataLoader`, `keras.utils.PyDataset`, another iterable of
+            batches such as a list or a generator function, or a function that returns a batch.
+        method: "gradmax", "gradmaxopt", "random", "firefly", "tiny", "split", "zeros" or
+            "pursuit"; an object from `keras_grow.methods`, which can have settings; or one of your
+            own (see docs/methods.md). One that cannot be used at a site that is sure to grow is
+            refused when `fit` begins.
         schedule: when to grow, by default `Every(200)`; a function of a `schedules.Moment` too.
         selector: where and how much, by default `All(amount=2)`; new layers and bridges too.
         log_dir: a folder of this run's own. Each event is appended to `growth-events.jsonl` as it
@@ -68,13 +71,15 @@ class GrowthCallback(keras.callbacks.Callback):
             written that `tensorboard --logdir` shows; see below. Then every growth also notes the
             gradient norm of the weights its sites had, which takes up to two training steps.
         form: "auto", or a form of growth that the method knows, such as "inverse".
-        batches: how many batches of growth data an event looks at; None for all of it, once. New
-            layers and bridges look at the first.
+        batches: how many batches of growth data an event looks at; None for all of it, once: a
+            generator is read to its end, so it must have one. New layers and bridges look at the
+            first.
         batch_size: samples of one batch drawn from arrays.
         max_parameters, max_flops: what the model may have after a growth. One that would pass it
             is cut down to what fits, or left out; the event's `notes` say so.
         warmup: training steps in which new weights of wider layers move less than the optimizer
-            would have them, a linearly rising part of it. A warm-up ends with its `fit`.
+            would have them, a linearly rising part of it. A warm-up ends with its `fit`. Callbacks
+            listed before this one see the weights of a step before that part is taken back.
         dry_run: decide, choose weights and log everything, but change nothing. Every event says
             what would grow from the model as it is.
         seed: of everything random in growth; None draws a fresh one.
