@@ -179,6 +179,8 @@ class Browser:
             {"download.default_directory": str(self.downloads), "download.prompt_for_download": 0},
         )
         self.driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+        self.driver.set_script_timeout(30)  # a page that hangs is an error
+        self.driver.set_page_load_timeout(60)
         self.resize(*size)
         self._console: list[dict[str, Any]] = []
 

@@ -20,9 +20,10 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 
 
-def write_run(folder: str | os.PathLike, **options: Any) -> None:
-    """One run as `GrowthCallback(log_dir=folder)` would have left it. Options are of
-    `synthetic_events`.
+def write_run(folder: str | os.PathLike, records: bool = True, **options: Any) -> None:
+    """One run as `GrowthCallback(log_dir=folder)` would have left it, or only its scalars.
+
+    Options are of `synthetic_events`.
     """
     events, networks, scalars = synthetic_events(**options)
     times = {
@@ -30,13 +31,13 @@ def write_run(folder: str | os.PathLike, **options: Any) -> None:
     }
     first = float(scalars["loss"].times[0])
     with RunWriter(folder, opened=first - 1.0) as writer:
-        for network in networks:
+        for network in networks if records else ():
             writer.network(network, when=times.get(network.step, first))
         for tag, series in scalars.items():
             rows = zip(series.steps, series.values, series.times, strict=True)
             for step, value, when in rows:
                 writer.scalar(tag, float(value), int(step), when=float(when))
-        for event in events:
+        for event in events if records else ():
             writer.growth(event)
 
 
