@@ -171,23 +171,23 @@ def test_copies_outside_the_split_form_are_told():
 
 def test_lists_will_do():
     model = build()
-    before = np.array(model(data()[0]))
+    before = model.predict(data()[0], verbose=0)
     rows = np.arange(6.0).reshape(2, 3)
     solution = {"fan_out": rows.tolist(), "fan_in": [[0] * 7] * 2, "notes": "mine"}
     done = kg.grow_(model, {"p": 6}, method=Wrong(**solution), form="outgoing")
     kernel = keras.ops.convert_to_numpy(model.get_layer("c").kernel)
     np.testing.assert_array_equal(kernel[4:], rows)
-    np.testing.assert_allclose(np.array(model(data()[0])), before, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(model.predict(data()[0], verbose=0), before, rtol=1e-5, atol=1e-6)
     assert done.sites[0].notes == ["mine"]
 
 
 def test_copies_as_lists():
     model = build()
     x, _ = data()
-    before = np.array(model(x))
+    before = model.predict(x, verbose=0)
     split = Wrong(("split",), parents=[3, 1], shares=[0.25, 0.5])
     assert kg.grow_(model, {"p": 6}, method=split).report.preserved
-    np.testing.assert_allclose(np.array(model(x)), before, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(model.predict(x, verbose=0), before, rtol=1e-5, atol=1e-6)
 
 
 def with_(**attributes):

@@ -99,7 +99,8 @@ def checked(method: Any, problem: Problem, solution: Any) -> Solution:
         raise _wrong(name, "a gradient_norm that is a number or None", solution.gradient_norm)
     if not (solution.rank is None or is_whole(solution.rank)):
         raise _wrong(name, "a rank that is a whole number or None", solution.rank)
-    notes = (solution.notes,) if isinstance(solution.notes, str) else solution.notes
+    notes: Any = solution.notes
+    notes = (notes,) if isinstance(notes, str) else notes
     if not isinstance(notes, Sequence) or not all(isinstance(note, str) for note in notes):
         raise _wrong(name, "notes that are a tuple of texts", notes)
     return replace(solution, notes=tuple(notes), **found)
