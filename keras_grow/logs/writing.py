@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from weakref import WeakValueDictionary
 
 from keras_grow.errors import GrowthError
@@ -153,13 +153,14 @@ class RunWriter:
 
     def scalars(self, values: Mapping[str, float], step: int, when: float | None = None) -> None:
         """Writes numbers of one step, by tag."""
-        with self._telling():
-            if self._file is None:
-                return
-            when = time.time() if when is None else when
-            self._waiting.append((step, when, dict(values)))
-            if len(self._waiting) >= MOST_WAITING or when - self._flushed > FLUSH_SECONDS:
-                self._flush()
+        if self._state != _OPEN:
+            self._refuse()
+        if self._file is None:
+            return
+        when = time.time() if when is None else when
+        self._waiting.append((step, when, dict(values)))
+        if len(self._waiting) >= MOST_WAITING or when - self._flushed > FLUSH_SECONDS:
+            self.flush()
 
     def flush(self) -> None:
         """Hands everything over to the operating system."""
@@ -227,11 +228,14 @@ class RunWriter:
             _unlock(self._lock)
             self._lock = None
 
+    def _refuse(self) -> NoReturn:
+        raise GrowthError(f"The writer of the log folder {self.folder} is {self._state}.")
+
     @contextmanager
     def _telling(self) -> Iterator[None]:
         """Says what a fault of the disk means. After it the writer is closed."""
         if self._state not in ("not open", _OPEN):
-            raise GrowthError(f"The writer of the log folder {self.folder} is {self._state}.")
+            self._refuse()
         try:
             yield
         except OSError as error:

@@ -3,7 +3,8 @@
 import os
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from keras_grow import _keras
@@ -103,28 +104,30 @@ class RunLog:
         """
         if self._writer is None or before // self.every == step // self.every:
             return
-        with _Faults(self):
-            values = {k: v for k, v in logs.items() if isinstance(v, (float, int))}
-            if self._means and "loss" in values:
-                loss = self._loss(in_epoch, values.pop("loss"))
-                if loss is not None:
-                    values["loss"] = loss
+        values = {k: v for k, v in logs.items() if isinstance(v, (float, int))}
+        if self._means and "loss" in values:
+            loss = self._loss(in_epoch, values.pop("loss"))
+            if loss is not None:
+                values["loss"] = loss
+        try:
             self._writer.scalars(values, step)
             if time.monotonic() >= self._rate_due:
                 self._write_rate(self._writer, model, step)
+        except GrowthError as error:
+            self._fault(error)
 
     def epoch_end(self, step: int, logs: Mapping | None) -> None:
         """Validation is done."""
         values = {k: v for k, v in (logs or {}).items() if k.startswith("val_")}
         if self._writer is not None and values:
-            with _Faults(self):
+            with self._faults():
                 self._writer.scalars(values, step)
 
     def growth(self, event: GrowthEvent, model: Any) -> None:
         """The model has grown, or failed to."""
         if self._writer is None:
             return
-        with _Faults(self):
+        with self._faults():
             self._writer.growth(event)
             if event.dry_run or not event.sites:
                 return
@@ -140,10 +143,24 @@ class RunLog:
         """`fit` is over."""
         writer, self._writer = self._writer, None
         if writer is not None:
-            with _Faults(self):
+            with self._faults():
                 writer.close()
 
     # --- how -----------------------------------------------------------------------------------
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        try:
+            yield
+        except GrowthError as error:
+            self._fault(error)
+
+    def _fault(self, error: GrowthError) -> None:
+        """What becomes of a full disk in the middle of a training."""
+        self._writer = None
+        if self.raising:
+            raise error
+        warnings.warn(f"{error} Training goes on without being logged.", stacklevel=4)
 
     def _write_model(self, writer: RunWriter, model: Any, atlas: Atlas, step: int) -> None:
         writer.network(network_of(atlas, step))
@@ -167,23 +184,6 @@ class RunLog:
         if rate is not None and rate != self._rate:
             self._rate = rate
             writer.scalar("learning_rate", rate, step)
-
-
-class _Faults:
-    """What becomes of a full disk in the middle of a training."""
-
-    def __init__(self, log: RunLog) -> None:
-        self.log = log
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
-        if not isinstance(error, GrowthError) or self.log.raising:
-            return False
-        self.log._writer = None
-        warnings.warn(f"{error} Training goes on without being logged.", stacklevel=4)
-        return True
 
 
 def network_of(atlas: Atlas, step: int) -> Network:
