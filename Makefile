@@ -34,12 +34,14 @@ DEVELOPER_READY := $(VENV)/.ready-developer
 TYPED := build/typecheck
 
 .NOTPARALLEL:
-.PHONY: help demo bench coverage-report test lint style types format install wheel clean
+.PHONY: help demo bench coverage-report browser screenshots test lint style types format install wheel clean
 
 help:
 	@echo "make demo [BACKEND=jax|torch|tensorflow]  grow a network on handwritten digits"
 	@echo "make bench [BACKEND=...]                  measure what a growth costs"
 	@echo "make coverage-report [BACKENDS=...]       widen the models of three libraries: docs/coverage.md"
+	@echo "make browser                              install Chromium, for the tests of the TensorBoard tab"
+	@echo "make screenshots [BACKEND=...]            pictures of that tab: build/screenshots, docs/images"
 	@echo "make test [BACKENDS='jax torch']          run the tests once on every backend"
 	@echo "make lint                                 check style, format and types"
 	@echo "make format                               mend style and format"
@@ -64,6 +66,24 @@ coverage-report: $(DEVELOPER_READY)
 		$(COVERAGE) run --backend $$backend --floatx $$floatx --only applications --first $(ARGS); \
 	done; done
 	$(COVERAGE) report
+
+# Chromium and its driver, from Debian's or Ubuntu's packages: pip has none. Elsewhere install both
+# yourself; tests that need them are skipped, unless KERAS_GROW_BROWSER=required is set.
+browser:
+	@if [ -x /usr/bin/chromedriver ] && command -v chromium >/dev/null; then \
+		echo "Chromium is installed."; \
+	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+			chromium chromium-driver; \
+	else \
+		echo "Install chromium and chromium-driver: apt-get, as root, does it here." >&2; exit 1; \
+	fi
+
+# Trains for a few minutes the first time; the runs are kept in build/screenshots/logs.
+screenshots: $(DEVELOPER_READY) browser
+	KERAS_BACKEND=$(BACKEND) PYTHONPATH=tests $(RUN)/python -m plugin.screenshots \
+		--docs docs/images $(ARGS)
 
 # Every backend runs, whatever the others did; the target fails if one of them failed.
 test: $(DEVELOPER_READY)

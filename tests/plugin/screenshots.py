@@ -17,11 +17,11 @@ import keras_grow as kg
 from keras_grow import zoo
 
 VIEWS = {
-    "growth": "",
-    "costs": "",
+    "growth": "&hidden=wrn-28",
+    "costs": "&hidden=wrn-28",
     "widths": "&run=wrn-28",
     "why": "&run=digits%2Fgradmax",
-    "runs": "",
+    "runs": "&hidden=wrn-28",
     "network": "&run=wrn-28",
 }
 SIZES = {"": (1280, 800), "-narrow": (900, 800)}

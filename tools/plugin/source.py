@@ -189,13 +189,15 @@ class Source:
             chosen = np.unique(np.linspace(0, len(steps) - 1, SPECTRA).round().astype(int))
             run.left_out.append(f"Of {len(steps)} growths, {len(chosen)} evenly spread are shown.")
             steps = [steps[index] for index in chosen]
+        sites = dict(run.sites)
         for one in steps:
             if one not in by_step:
                 continue
             try:
-                run.sites[one] = self._parsed_sites(experiment, run.name, by_step[one])
+                sites[one] = self._parsed_sites(experiment, run.name, by_step[one])
             except records.RecordError as error:
                 run.left_out.append(f"Step {one}: what grew was left out: {error}.")
+        run.sites = sites
 
     def _parsed_sites(self, experiment: str, run: str, datum: tb.TensorDatum) -> list[SiteGrowth]:
         payload = _payload(datum)

@@ -22,8 +22,8 @@ export class WhyView {
         if (site) state.set({site});
       },
     });
-    this.spectrum = new Figure('spectrum', 'Spectrum of this layer at this growth');
-    this.spectra = new Figure('spectra', 'Spectrum of this layer over all growths');
+    this.spectrum = new Figure('spectrum', 'Spectrum at this growth');
+    this.spectra = new Figure('spectra', 'Spectrum over all growths');
     this.sort = '-added';
     this.table = new Table({
       heading: 'What grew',
