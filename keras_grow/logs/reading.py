@@ -270,7 +270,7 @@ class _Folder:
         self._scalars = {tag: points for tag, points in self._scalars.items() if len(points)}
         for known in (self._growths, self._sites, self._networks):
             for later in [s for s in known if s >= step]:
-                del known[later]  # type: ignore[attr-defined]
+                del known[later]
         self._opened = [pair for pair in self._opened if pair[0] < step]
 
 

@@ -8,6 +8,7 @@ installed, and a full disk would end its thread instead of telling us.
 import atexit
 import importlib
 import os
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -22,10 +23,8 @@ from keras_grow.logs import records
 from keras_grow.logs.events import GrowthEvent
 from keras_grow.logs.networks import Network
 
-try:
+if sys.platform != "win32":  # there only writers of one process know of each other
     import fcntl
-except ImportError:  # on Windows; then only writers of one process know of each other
-    fcntl = None  # type: ignore[assignment]
 
 INSTALL = "pip install keras-grow[tensorboard]"
 # Seconds after which scalars are on disk at the latest, for those who watch.
@@ -248,7 +247,7 @@ class RunWriter:
 
 def _locked(folder: Path) -> int | None:
     """Locks a folder until it is unlocked or the process ends; where locks are to be had."""
-    if fcntl is None:
+    if sys.platform == "win32":
         return None
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -266,6 +265,6 @@ def _locked(folder: Path) -> int | None:
 
 
 def _unlock(handle: int) -> None:
-    if fcntl is not None:  # a forked process may hold the same lock
+    if sys.platform != "win32":  # a forked process may hold the same lock
         fcntl.flock(handle, fcntl.LOCK_UN)
     os.close(handle)
