@@ -4,8 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.signal import lfilter
-
 from keras_grow.logs.runs import Growth, Run, Series
 
 #: Of TensorBoard's slider: with 1 every value would be the first.
@@ -28,7 +26,11 @@ def smoothed(values: np.ndarray, weight: float) -> np.ndarray:
     known = values[finite]
     debias = 1 - weight ** np.arange(1, len(known) + 1)
     result = values.astype(float)
-    result[finite] = lfilter([1 - weight], [1, -weight], known) / debias
+    # Not scipy.signal, whose import takes seconds and 70 MB of TensorBoard's memory.
+    sums = accumulate(
+        known.tolist(), lambda sum, value: weight * sum + (1 - weight) * value, initial=0.0
+    )
+    result[finite] = np.array(list(sums)[1:]) / debias
     return result
 
 
