@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import numpy as np
+
 from keras_grow.logs.runs import Growth, Run, Series
 
 #: Of TensorBoard's slider: with 1 every value would be the first.
