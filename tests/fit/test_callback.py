@@ -25,9 +25,9 @@ from fit.harness import (
 from keras import layers, ops
 
 import keras_grow as kg
-from keras_grow.logs import events
 from keras_grow.growth.data import Batches, GrowthData
 from keras_grow.growth.statistics import Recording, measure
+from keras_grow.logs import events
 from keras_grow.planning import make_plan, survey
 
 # `drive` often ends with a growth; the warning of it has a test of its own.

@@ -89,7 +89,9 @@ class Pursuit(Scaled):
             pool[best] = unit(rng.standard_normal((1, width)))[0]
             if number + 1 < problem.added:
                 left = left.unexplained(found)
-        notes = () if gradients.exact else ("looked at some of the growth batches only",)
+        notes: tuple[str, ...] = ()
+        if not gradients.exact:
+            notes += ("looked at some of the growth batches only",)
         if len(chosen) < problem.added:
             notes += (f"{problem.added - len(chosen)} random: nothing was left to explain",)
         directions = (
