@@ -10,6 +10,7 @@ length and have no control characters, numbers are finite, and whatever else the
 `RecordError`.
 """
 
+import functools
 import json
 import math
 import zlib
@@ -378,7 +379,7 @@ _UNPRINTABLE = {
 
 def clean(text: str) -> str:
     """A text without what would steer a terminal or cannot be encoded."""
-    return text.translate(_UNPRINTABLE)
+    return text if text.isprintable() else text.translate(_UNPRINTABLE)
 
 
 def _text(value: Any, name: str) -> str:
@@ -437,12 +438,18 @@ def _known(row: Any) -> dict[str, Any]:
     return {name: value for name, value in row.items() if value is not None}
 
 
+@functools.cache
+def _needed(cls: Any) -> frozenset[str]:
+    """Fields without a default."""
+    return frozenset(f.name for f in fields(cls) if f.default is f.default_factory is MISSING)
+
+
 def _checked(cls: Any, checks: "Mapping[str, Check]", values: Any, what: str) -> dict[str, Any]:
     """Arguments of a dataclass. Fields that are not known here are of a later version."""
     _check(f"a table, the {what}", isinstance(values, dict), values)
-    needed = {f.name for f in fields(cls) if f.default is f.default_factory is MISSING}
-    missing = sorted((needed & set(checks)).difference(values))
-    if missing:
+    needed = _needed(cls) & checks.keys()
+    if not needed <= values.keys():
+        missing = sorted(needed - values.keys())
         raise RecordError(f"the {what} lacks {', '.join(missing)}")
     found = {}
     for name, check in checks.items():
