@@ -248,6 +248,11 @@ class TestHowOften:
             series.values, np.reshape(losses.found, (4, 2)).mean(1), rtol=1e-4
         )
 
+    @pytest.mark.parametrize("often", [0, -1, 1.5, "2", True])
+    def test_no_number_of_steps(self, tmp_path, often):
+        with pytest.raises(kg.GrowthError, match=r"log_every must be a whole number.*Received"):
+            a_growth(tmp_path, log_every=often)
+
     @pytest.mark.backend("jax", "tensorflow")  # PyTorch has none
     def test_steps_per_execution(self, tmp_path):
         fit(a_model(steps_per_execution=2), a_growth(tmp_path, (4,)))

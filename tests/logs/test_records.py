@@ -84,6 +84,7 @@ def close(a, b, digits):
 
 
 class TestRoundTrips:
+    @hypothesis.settings(max_examples=40)
     @hypothesis.given(EVENT)
     def test_growth_in_short(self, event):
         found = records.decode_growth(records.encode_growth(event), event.step, event.time)
@@ -106,6 +107,7 @@ class TestRoundTrips:
         }
         assert replace(found, **unrounded) == wanted
 
+    @hypothesis.settings(max_examples=40)
     @hypothesis.given(st.lists(SITE, max_size=6))
     def test_sites(self, sites):
         found = records.decode_sites(records.encode_sites(sites))
@@ -119,6 +121,7 @@ class TestRoundTrips:
             rounded = {n: getattr(site, n) for n in ("gradient_norm", "existing_norm")}
             assert replace(got, singular_values=site.singular_values, **rounded) == site
 
+    @hypothesis.settings(max_examples=40)
     @hypothesis.given(
         TEXTS,
         COUNTS,
@@ -130,6 +133,7 @@ class TestRoundTrips:
         network = Network(name, step, tuple(nodes), tuple(data.draw(st.lists(pairs))))
         assert records.decode_network(records.encode_network(network)) == network
 
+    @hypothesis.settings(max_examples=40)
     @hypothesis.given(EVENT)
     def test_whole_events(self, event):
         assert records.decode_event(json.dumps(event.to_dict())) == event
@@ -223,6 +227,7 @@ class TestHostileBytes:
             records.decode_growth(BAD_GROWTHS[name], 1, 2.0)
         assert 10 < len(str(found.value)) < 300
 
+    @hypothesis.settings(max_examples=40)
     @hypothesis.given(st.binary(max_size=200))
     def test_any_bytes(self, data):
         for decode in (
@@ -242,6 +247,7 @@ class TestHostileBytes:
         max_leaves=8,
     )
 
+    @hypothesis.settings(max_examples=40)
     @hypothesis.given(JSON, st.data())
     def test_any_value_in_any_place(self, value, data):
         """Either a `RecordError`, or something that can be written down and read again."""
@@ -254,6 +260,7 @@ class TestHostileBytes:
             return
         assert len(records.decode_sites(records.encode_sites(sites))) == len(sites)
 
+    @hypothesis.settings(max_examples=40)
     @hypothesis.given(JSON, st.data())
     def test_any_value_in_any_event(self, value, data):
         event = an_event().to_dict()
@@ -266,15 +273,15 @@ class TestHostileBytes:
         records.encode_sites(found.sites)
 
     def test_bombs_are_not_unpacked(self):
-        bomb = zlib.compress(b"[" + b"0" * 200_000_000 + b"]", 9)
-        assert len(bomb) < 300_000
-        tracemalloc.start()
+        bomb = zlib.compress(b"[" + b"0" * 60_000_000 + b"]", 9)
+        assert len(bomb) < 100_000
+        tracemalloc.start(1)
         for decode in (records.decode_sites, records.decode_network):
             with pytest.raises(RecordError, match="16 MB"):
                 decode(bomb)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert peak < 64 * 2**20
+        assert peak < 50 * 2**20
 
     def test_cut_off_records(self):
         data = records.encode_sites([a_site(i) for i in range(5)])
