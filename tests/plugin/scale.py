@@ -7,6 +7,7 @@ read everything, megabytes sent, and megabytes of memory of all its processes.
 
 import argparse
 import json
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -29,6 +30,19 @@ def memory(pid: int) -> float:
         if group == pid:  # the group that TensorBoard was started in
             total += int(rollup.partition("\nPss:")[2].split()[0])
     return total / 1024
+
+
+def worked(pid: int) -> float:
+    """Seconds of processor time that a process and its children have taken."""
+    ticks = 0
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended
+        if int(fields[2]) == pid:
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def settled(board: TensorBoard) -> float:
@@ -54,13 +68,16 @@ def measure(logdir: Path, loader: str, env: dict[str, str], growths: int) -> dic
     found: dict[str, float] = {}
     with serving(logdir, f"--load_fast={loader}", "--reload_interval=5", env=env) as board:
         found["memory read"] = settled(board)
+        before = worked(board.pid)
         found["seconds overview, cold"], body = timed(board, "overview")
+        found["... of processor time"] = worked(board.pid) - before
         runs = json.loads(body)["runs"]
         assert sum(run["growths"] for run in runs) == growths, "TensorBoard has not read all"
         found["seconds overview, again"], _ = timed(board, "overview")
         with tempfile.TemporaryDirectory() as folder:
             browser = Browser(Path(folder))
             try:
+                before = worked(board.pid)
                 browser.open(board)
                 wait("the table", lambda: browser.run("return document.querySelector('td')"))
                 browser.drawn()
@@ -72,6 +89,7 @@ def measure(logdir: Path, loader: str, env: dict[str, str], growths: int) -> dic
                     return (Math.max(...all.map(e => e.responseEnd)) - start) / 1000;
                     """
                 )
+                found["... of TensorBoard's processor time"] = worked(board.pid) - before
                 sent = """
                 return performance.getEntriesByType('resource')
                   .reduce((sum, e) => sum + e.transferSize, 0) / 1e6;
@@ -112,11 +130,11 @@ def main() -> None:
         with serving(folder / "without", f"--load_fast={loader}", env=env) as board:
             before = settled(board)
         found = measure(folder / "with", loader, env, growths)
-        print(f"--load_fast={loader}")
-        print(f"  {'memory without records':28} {before:8.1f} MB")
+        print(f"--load_fast={loader}, load of the machine {os.getloadavg()[0]:.1f}")
+        print(f"  {'memory without records':36} {before:8.1f} MB")
         for name, value in found.items():
-            print(f"  {name:28} {value:8.2f}")
-        print(f"  {'memory added':28} {found['memory after'] - before:8.1f} MB", flush=True)
+            print(f"  {name:36} {value:8.2f}")
+        print(f"  {'memory added':36} {found['memory after'] - before:8.1f} MB", flush=True)
 
 
 if __name__ == "__main__":

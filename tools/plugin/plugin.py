@@ -57,6 +57,7 @@ class GrowthPlugin(base_plugin.TBPlugin):
             "/growth": self._growth,
             "/figure": self._figure,
             "/plotly.min.js": self._plotly,
+            "/versions.js": self._versions,
         }
         for path in sorted(STATIC.iterdir()):
             if path.suffix in TYPES:
@@ -71,6 +72,16 @@ class GrowthPlugin(base_plugin.TBPlugin):
         if path.name == "index.js":
             drawing.warm_up()
         return http_util.Respond(request, path.read_bytes(), TYPES[path.suffix])
+
+    def _versions(self, request: werkzeug.Request, ctx: Any, experiment: str) -> werkzeug.Response:
+        """A module that tells the others which plotly.js there is, before they ask for runs."""
+        try:
+            drawing.script()
+            version = importlib.metadata.version("plotly")
+        except drawing.NoPlotly:
+            version = None
+        text = f"export const plotly = {json.dumps(version)};\n"
+        return http_util.Respond(request, text, "text/javascript")
 
     def _plotly(self, request: werkzeug.Request, ctx: Any, experiment: str) -> werkzeug.Response:
         # The page asks with the version in the address, so this may be kept for long.
@@ -93,7 +104,6 @@ class GrowthPlugin(base_plugin.TBPlugin):
         last = self._source.last(ctx, experiment, versions, metrics)
         answer = {
             "version": version,
-            "plotly": None if missing else importlib.metadata.version("plotly"),
             "missing": missing,
             "metrics": metrics,
             "runs": [

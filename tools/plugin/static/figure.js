@@ -3,16 +3,17 @@
 import {ask, Failure} from './api.js';
 import {button, el, say, unique} from './dom.js';
 import {savePicture} from './save.js';
+import {plotly as release} from './versions.js'; // made by the server
 
 const CONFIG = {displayModeBar: false, responsive: false, scrollZoom: false};
 const SPARE = 24; // pixels above a figure whose heading is the page's
 
 let loading = null;
 
-/** plotly.js, loaded once, when the first figure is drawn. */
-function plotly(version) {
+/** plotly.js, loaded once. */
+export function plotly() {
   loading ??= new Promise((resolve, reject) => {
-    const script = el('script', {src: `plotly.min.js?v=${encodeURIComponent(version)}`});
+    const script = el('script', {src: `plotly.min.js?v=${encodeURIComponent(release)}`});
     script.onload = () => resolve(window.Plotly);
     script.onerror = () => {
       loading = null;
@@ -83,16 +84,15 @@ export class Figure {
   /**
    * Shows what `params` ask for, and fetches it only if they or `version` are new.
    * @param {object} params of the request.
-   * @param {object} now `version` of the data, `plotly`'s, `theme`, and `keep`: what the figure
-   *     is of. While that stays the same, so does the user's zoom.
+   * @param {object} now `version` of the data, `theme`, and `keep`: what the figure is of. While that stays the same, so does the user's zoom.
    */
-  async show(params, {version, plotly: release, theme, keep}) {
+  async show(params, {version, theme, keep}) {
     const key = JSON.stringify([params, version, theme]);
     if (key === this.key) return;
     this.key = key;
     this.again = () => {
       this.key = null;
-      return this.show(params, {version, plotly: release, theme, keep});
+      return this.show(params, {version, theme, keep});
     };
     this.request?.abort();
     const request = new AbortController();
@@ -100,7 +100,7 @@ export class Figure {
     this.element.setAttribute('aria-busy', 'true');
     try {
       const [Plotly, figure] = await Promise.all([
-        plotly(release),
+        plotly(),
         ask('figure', {name: this.name, theme, ...params}, request.signal),
       ]);
       if (request.signal.aborted) return;

@@ -4,9 +4,11 @@ import {ask, Failure} from './api.js';
 import {button, el, say} from './dom.js';
 import {empty} from './empty.js';
 import {clock, plural} from './format.js';
+import {plotly} from './figure.js';
 import {followReloads, followTheme, host, takeFonts, theme, visible} from './host.js';
 import {Sidebar} from './runs.js';
 import {State, VIEWS} from './state.js';
+import {plotly as release} from './versions.js'; // made by the server
 import {CostsView} from './view_costs.js';
 import {GrowthView, rowsOf} from './view_growth.js';
 import {NetworkView} from './view_network.js';
@@ -67,6 +69,7 @@ class Page {
     window.addEventListener('resize', () => this.woken());
     document.addEventListener('visibilitychange', () => this.woken());
     this.state.listen(() => this.update());
+    if (release) plotly().catch((error) => this.failed(error)); // while runs are being read
     this.look();
   }
 
@@ -171,7 +174,6 @@ class Page {
     const options = {x: state.x, smoothing: state.smoothing, log: state.log ? '1' : '0'};
     const now = {
       version: runs.map((run) => run.version).join(' '),
-      plotly: overview.plotly,
       theme: theme(),
       keep: JSON.stringify(keep),
     };
