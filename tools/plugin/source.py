@@ -31,6 +31,8 @@ SPECTRA = 60  # growth steps of one run that are read for what happened to a sit
 LEFT_OUT = 20  # sentences about what could not be read, of one run and tag
 NO_METRICS = {"parameters", "flops", "learning_rate"}
 
+_SHORT = (records.GROWTH, records.NETWORK, records.SESSION)
+
 Stamp = tuple[int, float]
 
 
@@ -43,22 +45,21 @@ class _Tag:
     """What has been parsed of one tag of one run.
 
     Attributes:
-        stamp: the last step and time when it was read.
         parsed: by step, time and check sum of the record.
         left_out: what could not be, and why.
     """
 
-    stamp: Stamp | None = None
     parsed: dict[tuple, Any] = field(default_factory=dict)
     left_out: dict[tuple, str] = field(default_factory=dict)
 
     def update(self, data: list[tb.TensorDatum], decode: Callable[..., Any], what: str) -> None:
         """Parses what is new, and forgets what is no longer there."""
         parsed, left_out = {}, {}
-        for datum in data:
+        for datum in sorted(data, key=_when):
+            key: tuple = _when(datum)
             try:
                 payload = _payload(datum)
-                key = (int(datum.step), float(datum.wall_time), zlib.crc32(payload))
+                key = (*key, zlib.crc32(payload))
                 if key in self.parsed:
                     parsed[key] = self.parsed[key]
                 elif key in self.left_out:
@@ -66,7 +67,6 @@ class _Tag:
                 else:
                     parsed[key] = decode(payload, datum)
             except records.RecordError as error:
-                key = (int(datum.step), float(datum.wall_time), len(left_out))
                 left_out[key] = f"Step {datum.step}: {what} was left out: {error}."
         self.parsed, self.left_out = parsed, left_out
 
@@ -79,12 +79,29 @@ class _Tag:
 
 @dataclass
 class _Known:
-    """What is kept of one run."""
+    """What is kept of one run.
 
+    Attributes:
+        stamps: last step and time of its short records when they were read.
+        growths, networks, sessions: what they said.
+    """
+
+    stamps: dict[str, Stamp | None] = field(default_factory=dict)
     growths: _Tag = field(default_factory=_Tag)
     networks: _Tag = field(default_factory=_Tag)
-    opened: Stamp | None = None
     sessions: records.Sessions = field(default_factory=lambda: records.Sessions(()))
+
+    def old(self, stamps: dict[str, Stamp]) -> bool:
+        """Whether there is anything that has not been read."""
+        return self.stamps != {tag: stamps.get(tag) for tag in _SHORT}
+
+    def update(self, data: Mapping[str, list[tb.TensorDatum]], stamps: dict[str, Stamp]) -> None:
+        """Parses what is new."""
+        self.growths.update(data.get(records.GROWTH, []), _growth, "the growth")
+        self.networks.update(data.get(records.NETWORK, []), _network, "the network")
+        opened = data.get(records.SESSION, [])
+        self.sessions = records.Sessions((int(d.step), float(d.wall_time)) for d in opened)
+        self.stamps = {tag: stamps.get(tag) for tag in _SHORT}
 
 
 class Source:
@@ -117,10 +134,7 @@ class Source:
         each a text that changes when there is anything new of it.
         """
         stamps = self._stamps(ctx, experiment)
-        with self._lock:
-            found = [
-                self._run(ctx, experiment, name, stamps[name], False) for name in sorted(stamps)
-            ]
+        found = self._runs(ctx, experiment, sorted(stamps), stamps)
         return found, {name: _digest(stamp) for name, stamp in stamps.items()}
 
     def runs(
@@ -137,12 +151,11 @@ class Source:
             UnknownRun: there is none of one of the names.
         """
         stamps = self._stamps(ctx, experiment)
-        found = []
-        with self._lock:
-            for name in names:
-                if name not in stamps:
-                    raise UnknownRun(f"There is no run {name!r}, or no longer.")
-                found.append(self._run(ctx, experiment, name, stamps[name], networks))
+        names = list(names)
+        for name in names:
+            if name not in stamps:
+                raise UnknownRun(f"There is no run {name!r}, or no longer.")
+        found = self._runs(ctx, experiment, names, stamps, networks)
         self._add_scalars(ctx, experiment, found, list(tags), POINTS)
         return found
 
@@ -179,9 +192,10 @@ class Source:
     def add_sites(self, ctx: Any, experiment: str, run: Run, step: int | None = None) -> None:
         """Adds to `run.sites` what grew at `step`; by default, at up to `SPECTRA` of all steps."""
         stale = self._known[experiment][run.name].sessions.stale
+        read = self._read(ctx, experiment, [run.name], [records.SITES])
         by_step = {  # the last of a step counts
             int(datum.step): datum
-            for datum in self._read(ctx, experiment, run.name, records.SITES)
+            for datum in sorted(read.get(run.name, {}).get(records.SITES, []), key=_when)
             if not stale(int(datum.step), float(datum.wall_time))
         }
         steps = [step] if step is not None else sorted(by_step)
@@ -218,7 +232,7 @@ class Source:
     def _stamps(self, ctx: Any, experiment: str) -> dict[str, dict[str, Stamp]]:
         """Last step and time of our tags and of the loss, by run."""
         listed = self._provider.list_tensors(ctx, experiment_id=experiment, plugin_name=NAME)
-        ours = {records.GROWTH, records.SITES, records.NETWORK, records.SESSION}
+        ours = {*_SHORT, records.SITES}
         found = {
             run: {tag: (s.max_step, s.max_wall_time) for tag, s in tags.items() if tag in ours}
             for run, tags in listed.items()
@@ -243,34 +257,38 @@ class Source:
             run_tag_filter=tb.RunTagFilter(runs=list(runs)),
         )
 
-    def _read(self, ctx: Any, experiment: str, run: str, tag: str) -> list[tb.TensorDatum]:
-        read = self._provider.read_tensors(
+    def _read(
+        self, ctx: Any, experiment: str, runs: Iterable[str], tags: Iterable[str]
+    ) -> Mapping[str, Mapping[str, list[tb.TensorDatum]]]:
+        """All our records of these tags, by run and tag."""
+        return self._provider.read_tensors(
             ctx,
             experiment_id=experiment,
             plugin_name=NAME,
             downsample=ALL,
-            run_tag_filter=tb.RunTagFilter(runs=[run], tags=[tag]),
+            run_tag_filter=tb.RunTagFilter(runs=list(runs), tags=list(tags)),
         )
-        data = read.get(run, {}).get(tag, [])
-        return sorted(data, key=lambda datum: (datum.step, datum.wall_time))
 
-    def _run(
-        self, ctx: Any, experiment: str, name: str, stamps: dict[str, Stamp], networks: bool
-    ) -> Run:
-        """The run; what is new of its short records is parsed."""
-        known = self._known.setdefault(experiment, {}).setdefault(name, _Known())
-        if stamps.get(records.GROWTH) != known.growths.stamp:
-            data = self._read(ctx, experiment, name, records.GROWTH)
-            known.growths.update(data, _growth, "the growth")
-            known.growths.stamp = stamps.get(records.GROWTH)
-        if stamps.get(records.NETWORK) != known.networks.stamp:
-            data = self._read(ctx, experiment, name, records.NETWORK)
-            known.networks.update(data, _network, "the network")
-            known.networks.stamp = stamps.get(records.NETWORK)
-        if stamps.get(records.SESSION) != known.opened:
-            data = self._read(ctx, experiment, name, records.SESSION)
-            known.sessions = records.Sessions((int(d.step), float(d.wall_time)) for d in data)
-            known.opened = stamps.get(records.SESSION)
+    def _runs(
+        self,
+        ctx: Any,
+        experiment: str,
+        names: Iterable[str],
+        stamps: dict[str, dict[str, Stamp]],
+        networks: bool = False,
+    ) -> list[Run]:
+        """Runs by name; what is new of their short records is parsed."""
+        names = list(names)
+        known = self._known.setdefault(experiment, {})
+        with self._lock:
+            new = [name for name in names if known.setdefault(name, _Known()).old(stamps[name])]
+            if new:
+                read = self._read(ctx, experiment, new, _SHORT)
+                for name in new:
+                    known[name].update(read.get(name, {}), stamps[name])
+            return [self._run(name, known[name], networks) for name in names]
+
+    def _run(self, name: str, known: _Known, networks: bool) -> Run:
         run = Run(name=name, growths=_valid(known.growths, known.sessions))
         run.resumed = known.sessions.resumed
         if networks:
@@ -305,6 +323,10 @@ class Source:
                     np.array([datum.wall_time for datum in data], np.float64),
                     np.array([datum.value for datum in data], np.float64),
                 )
+
+
+def _when(datum: tb.TensorDatum) -> tuple[int, float]:
+    return int(datum.step), float(datum.wall_time)
 
 
 def _growth(payload: bytes, datum: tb.TensorDatum) -> Any:
