@@ -114,9 +114,9 @@ def test_hostile_records_run_no_script(tmp_path, browser, without_tensorflow, lo
         back = browser.one("[aria-label='Growth before']")
         back.click()  # step 8, with a spectrum of 300,000 values
         wait("step 8", lambda: "step=8" in browser.hash())
+        listed = "return [...document.querySelectorAll('option')].map(option => option.text)"
+        wait("the layer of step 8", lambda: "wide" in browser.run(listed))
         browser.drawn()
-        options = browser.run("return [...document.querySelectorAll('option')].map(o => o.text)")
-        assert "wide" in options
         assert browser.run("return parent.hacked") is None
         assert browser.run("return window.hacked") is None
     assert "Traceback" not in board.log
