@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from keras_grow.tools import figures
     from keras_grow.training import schedules, selectors
     from keras_grow.training.callback import GrowthCallback
+    from keras_grow.training.trial import GrowthCheck, growth_check
 
 __version__ = "0.1.0"
 
@@ -36,6 +37,7 @@ __all__ = [
     "Alignment",
     "DataError",
     "GrowthCallback",
+    "GrowthCheck",
     "GrowthError",
     "GrowthEvent",
     "Plan",
@@ -51,6 +53,7 @@ __all__ = [
     "figures",
     "flops",
     "grow_",
+    "growth_check",
     "history",
     "insert",
     "insert_",
@@ -81,6 +84,7 @@ _HOME = {
     "keras_grow.tools": ("figures",),
     "keras_grow.training": ("schedules", "selectors"),
     "keras_grow.training.callback": ("GrowthCallback",),
+    "keras_grow.training.trial": ("GrowthCheck", "growth_check"),
 }
 _MODULES = ("rules", "testing")
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

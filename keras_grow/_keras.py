@@ -375,12 +375,34 @@ def learning_rate(model: Any) -> float | None:
     optimizer = model.optimizer
     while hasattr(optimizer, "inner_optimizer"):
         optimizer = optimizer.inner_optimizer
+    return rate_of(optimizer, lambda variable: _value_in_fit(model, variable))
+
+
+def rate_of(optimizer: Any, value: Callable[[Any], Any] = lambda v: v.value) -> float | None:
+    """The learning rate of one optimizer's next step; None where it has none of its own.
+
+    Args:
+        value: reads one of its variables.
+    """
     rate = getattr(optimizer, "_learning_rate", None)
     if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
-        rate = rate(_value_in_fit(model, optimizer.iterations))
+        rate = rate(value(optimizer.iterations))
     elif isinstance(rate, keras.Variable):
-        rate = _value_in_fit(model, rate)
+        rate = value(rate)
     return None if rate is None else float(keras.ops.convert_to_numpy(rate))
+
+
+def nadam_product(optimizer: Any) -> float:
+    """The product of momenta that Nadam corrects its means with."""
+    return float(keras.ops.convert_to_numpy(optimizer._u_product))
+
+
+def is_plain_descent(model: Any) -> bool:
+    """Whether the model trains by gradient descent without momentum."""
+    optimizer = getattr(model, "optimizer", None) if getattr(model, "compiled", False) else None
+    while hasattr(optimizer, "inner_optimizer"):
+        optimizer = optimizer.inner_optimizer
+    return type(optimizer) is keras.optimizers.SGD and not optimizer.momentum
 
 
 def _value_in_fit(model: Any, variable: Any) -> Any:

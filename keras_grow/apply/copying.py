@@ -117,6 +117,14 @@ def _weights_of(layer: Any) -> list:
     return layer.weights
 
 
+def fresh_copy(model: Any) -> Any:
+    """The same architecture and compile settings with fresh initial weights and optimizer."""
+    graph_of(model)  # refuses what has no graph, with the reason
+    clone = keras.models.clone_model(model)
+    copy_compilation(model, clone)
+    return clone
+
+
 def copy_as_functional(model: Any) -> Any:
     """A copy as `copy_model` makes it; of a Sequential model, with a graph that may branch."""
     clone = copy_model(model)
@@ -199,14 +207,19 @@ def _copy_input(tensor: Any) -> Any:
     )
 
 
-def _copy_compilation(model: Any, clone: Any, pairs: Pairs) -> None:
+def copy_compilation(model: Any, clone: Any) -> bool:
+    """Compiles a copy as the model is, with a fresh optimizer; whether the model is compiled."""
     arguments = _keras.compile_arguments(model)
     if arguments is None:
-        return
+        return False
     copied = {name: tree.map_structure(_fresh, value) for name, value in arguments.items()}
     copied["optimizer"] = _fresh(model.optimizer)
     clone.compile(**copied)
-    sources = optimizers_of(model)
+    return True
+
+
+def _copy_compilation(model: Any, clone: Any, pairs: Pairs) -> None:
+    sources = optimizers_of(model) if copy_compilation(model, clone) else []
     if not sources:
         return
     trained = [pairs.get(id(v), (v, v))[1] for v in _keras.optimizer_variables(sources[0])]

@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -11,12 +12,14 @@ import numpy as np
 
 from keras_grow import _backend
 from keras_grow.apply import Slopes, Surgery
-from keras_grow.errors import GrowthError, RefusedError, all_or_nothing
-from keras_grow.graph import Call, graph_of
+from keras_grow.errors import GrowthError, all_or_nothing
+from keras_grow.graph import graph_of
 from keras_grow.growth.amplitude import LineSearch
 from keras_grow.growth.data import Batch, Batches
+from keras_grow.growth.first_step import FURTHEST, FirstStep, foresee, gradient_of
+from keras_grow.growth.forms import flat_sites, forms_for, planned
 from keras_grow.growth.methods import Method, Problem, Solution
-from keras_grow.growth.methods.base import FORMS, JOINT, SPLIT, ZEROS
+from keras_grow.growth.methods.base import JOINT, SPLIT, ZEROS
 from keras_grow.growth.methods.checking import (
     checked,
     epsilon_of,
@@ -34,7 +37,14 @@ from keras_grow.growth.outputs import (
     tolerance_of,
 )
 from keras_grow.growth.penalties import check_penalties
-from keras_grow.growth.placing import bias_slots, place, place_moments, problem_of, way_out
+from keras_grow.growth.placing import (
+    bias_slots,
+    has_moments,
+    place,
+    place_moments,
+    problem_of,
+    way_out,
+)
 from keras_grow.growth.statistics import Measured, Recording, SiteGradients, measure, unit
 from keras_grow.growth.statistics.shadows import SiteShadows
 from keras_grow.logs.events import SiteGrowth
@@ -117,6 +127,7 @@ class GrowthStep:
         self.form = form
         self.seconds: dict[str, float] = {}
         self.measured: Measured | None = None
+        self.first_steps: dict[SitePlan, FirstStep] = {}
         self.report: Report | None = None
 
     def run(self) -> Growth:
@@ -147,10 +158,13 @@ class GrowthStep:
             _record(site, self._form(site), self.method, solution)
             for site, solution in self.solutions.items()
         ]
-        if self.measured is not None and self.norms:
+        if self.measured is not None and self.norms and wants_gradients(self.method):
             for record, site in zip(sites, self.solutions, strict=True):
                 record.existing_norm = self.measured.weight_norm(site.site.kernels)
         for record, site in zip(sites, self.solutions, strict=True):
+            step = self.first_steps.get(site)
+            if step is not None:
+                record.first_step, record.first_reach = step.ratio, step.reach
             if self.form == OUTGOING and record.form == INVERSE:
                 what = "no gradient" if site.site in self.flat else "a value that is not zero"
                 record.notes.append(f"the inverse form was taken: zero fan-ins have {what} here")
@@ -178,11 +192,11 @@ class GrowthStep:
     def _make_plan(self) -> None:
         _check_room(self.atlas, self.amounts)
         self.forms = forms_for(self.atlas, self.amounts, self.method, self.slopes, self.form)
-        self.plan = make_plan(self.atlas, self.amounts, _planned(self.forms))
-        self.flat = self._flat()
+        self.plan = make_plan(self.atlas, self.amounts, planned(self.forms))
+        self.flat = self._flat_sites()
         if self.flat:
             self.forms.update(dict.fromkeys(self.flat, INVERSE))
-            self.plan = make_plan(self.atlas, self.amounts, _planned(self.forms))
+            self.plan = make_plan(self.atlas, self.amounts, planned(self.forms))
         self.stuck = {s for c in self.plan.activations.values() for s in self.plan.passing(c)}
         for site in self.plan.sites:
             self._check_form(site)
@@ -197,36 +211,28 @@ class GrowthStep:
             if wants_gradients(self.method):
                 self._check_gradients()
                 kernels = [k for site in self.plan.sites for k in site.site.kernels]
-                inputs, weights = wants_inputs(self.method), kernels if self.norms else ()
-                self.recording = Recording(self.plan, inputs=inputs, weights=weights)
+                inputs = wants_inputs(self.method)
+                self.recording = Recording(self.plan, inputs=inputs, weights=kernels)
+            elif self.batches is not None and self._needs_moments():
+                self.recording = Recording(self.plan, gradients=False)
 
-    def _flat(self) -> set[Site]:
-        """Sites where zero fan-ins have no gradient and nothing can be done about it.
-
-        So it is behind tanh_shrink, or where channels are multiplied by themselves.
-        """
-        known = forms_of(self.method)
-        asked = self.form in ("auto", OUTGOING)
-        if not asked or not wants_gradients(self.method) or INVERSE not in known:
+    def _flat_sites(self) -> set[Site]:
+        asked = self.form in ("auto", OUTGOING) and INVERSE in forms_of(self.method)
+        if not asked or not wants_gradients(self.method):
             return set()
-        slopes = Slopes() if self.slopes is None else self.slopes
-        sites = {
-            site
-            for call in self.plan.activations.values()
-            if not slopes.helps(call)
-            for site in self.plan.passing(call)
-            if self.forms[site] == OUTGOING
-        }
-        return {s for s in sites if _possible(self.atlas, {s: self.amounts[s]}, {s: INVERSE})}
+        return flat_sites(self.atlas, self.amounts, self.plan, self.forms, self.slopes)
 
     def measure(self) -> None:
         """One forward and backward pass for all sites, for every batch of growth data."""
-        if self.recording is not None:
-            assert self.batches is not None
-            with self._phase("statistics"):
-                self.measured = measure(self.plan, self.recording, self.batches)
-                for site, reason in self.measured.skipped.items():
-                    self._no_slope(site, reason)
+        if self.recording is None:
+            return
+        assert self.batches is not None
+        with self._phase("statistics"):
+            looks = wants_gradients(self.method)
+            batches = self.batches if looks else [self.batches.first]
+            self.measured = measure(self.plan, self.recording, batches)
+            for site, reason in self.measured.skipped.items() if looks else ():
+                self._no_slope(site, reason)
 
     def choose(self) -> None:
         """Lets the method choose the new weights of every site."""
@@ -236,13 +242,22 @@ class GrowthStep:
         self.solutions: dict[SitePlan, Solution] = {}
         with self._phase("choice"):
             for site in self.plan.sites:  # one after another: each copies its kernels
-                gradients = None if self.measured is None else self.measured.sites[site]
+                gradients = None if self.measured is None else self.measured.sites.get(site)
                 self._solve(site, gradients)
 
+    def _needs_moments(self) -> bool:
+        """Whether new channels have statistics of their own, which a forward pass tells."""
+        return any(
+            site.form == INVERSE and self.forms[site.site] == INVERSE and has_moments(site)
+            for site in self.plan.sites
+        )
+
     def _solve(self, site: SitePlan, gradients: SiteGradients | None) -> None:
-        problem = self.problem(site, gradients)
+        problem = self.problem(site, gradients if wants_gradients(self.method) else None)
         try:
             solution = checked(self.method, problem, self.method.solve(problem, self.rng))
+            if problem.gradients is not None:
+                solution = self._bounded(site, problem, solution)
             if gradients is not None and site.form == INVERSE and solution.fan_in.any():
                 place_moments(self.surgery, site, gradients, solution.fan_in)
         except NoSlope as reason:
@@ -252,6 +267,53 @@ class GrowthStep:
         if offline and site.site in self.stuck and not solution.fan_in.any():
             solution = replace(solution, fan_in=_nudged(problem, solution, self.rng))
         place(self.surgery, site, solution, self.method.name)
+
+    def _bounded(self, site: SitePlan, problem: Problem, solution: Solution) -> Solution:
+        """The solution, weaker where the first steps would throw new neurons too far.
+
+        What is foreseen of the first step is noted.
+        """
+        if problem.form not in (OUTGOING, INVERSE) or epsilon_of(self.method):
+            return solution
+        assert self.measured is not None
+
+        def foreseen(chosen: Solution) -> FirstStep | None:
+            assert self.measured is not None
+            new = gradient_of(problem, chosen)
+            return foresee(self.model, site, problem, new, self.measured.weights)
+
+        step = foreseen(solution)
+        shrinks = problem.form == OUTGOING or not problem.normalised
+        if step is not None and step.scales and shrinks and step.reach > FURTHEST:
+            part = FURTHEST / step.reach
+            note = (
+                f"new weights were scaled by {part:.2g}: the first steps would have carried them "
+                f"{step.reach:.2g} times as far as present ones are long"
+            )
+            solution = replace(
+                solution,
+                fan_out=solution.fan_out * part,
+                fan_in=solution.fan_in * part,
+                notes=(*solution.notes, note),
+            )
+            step = foreseen(solution)
+        if step is not None:
+            self.first_steps[site] = step
+            if step.reach > FURTHEST * (1 + 1e-3):
+                self._warn(site, step)
+        return solution
+
+    def _warn(self, site: SitePlan, step: FirstStep) -> None:
+        optimizer = type(self.model.optimizer).__name__
+        inverse = ", form='inverse'" if site.form == OUTGOING else ""
+        warnings.warn(
+            f"The first steps after growing site '{site.site.name}' will carry its new weights "
+            f"{step.reach:.2g} times as far as present ones are long, which may undo what the "
+            f"model has learned. Use a lower learning rate{inverse}, or warmup= of "
+            f"GrowthCallback. Received: method='{self.method.name}', {site.form} form, "
+            f"optimizer {optimizer}.",
+            stacklevel=2,
+        )
 
     def problem(self, site: SitePlan, gradients: SiteGradients | None) -> Problem:
         """What the method is to solve at one site."""
@@ -422,50 +484,6 @@ class GrowthStep:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-def forms_for(
-    atlas: Atlas, amounts: Mapping[Site, int], method: Method, slopes: Slopes | None, form: str
-) -> dict[Site, str]:
-    """The form in which every site grows.
-
-    Raises:
-        GrowthError: a form that there is not, or that the method does not know.
-    """
-    known = forms_of(method)
-    if form not in ("auto", *FORMS):
-        raise GrowthError(
-            f"form must be 'auto' or one of {', '.join(repr(f) for f in FORMS)}. "
-            f"Received: form={form!r}"
-        )
-    if form != "auto":
-        if form not in known:
-            raise GrowthError(
-                f"The method '{method.name}' knows the forms {', '.join(known)} only. "
-                f"Received: form={form!r}. Use form='auto'."
-            )
-        return dict.fromkeys(amounts, form)
-    if wants_gradients(method) or not {OUTGOING, INVERSE}.issubset(known):
-        return dict.fromkeys(amounts, known[0])
-
-    def never_trains(call: Call) -> bool:
-        return slopes is None or not slopes.helps(call)
-
-    # A neuron with zero fan-in would never train where nothing gives it a slope at zero (offline
-    # behind relu; always behind tanh_shrink, or multiplied by itself): leave its fan-out zero.
-    plan = make_plan(atlas, amounts)
-    dead = {
-        site
-        for call in plan.activations.values()
-        if never_trains(call)
-        for site in plan.passing(call)
-    }
-    forms = {site: INVERSE if site in dead else OUTGOING for site in amounts}
-    if dead and not _possible(atlas, amounts, forms):
-        for site in dead:
-            one = {site: amounts[site]}
-            forms[site] = INVERSE if _possible(atlas, one, {site: INVERSE}) else OUTGOING
-    return forms
-
-
 def _check_room(atlas: Atlas, amounts: Mapping[Site, int]) -> None:
     """Raises GrowthError at once, not after minutes, where new weights alone exceed the memory.
 
@@ -489,19 +507,6 @@ def _check_room(atlas: Atlas, amounts: Mapping[Site, int]) -> None:
             f"Growing {sites} would add about {added:.1g} parameters, more than the "
             f"{has / 2**30:.0f} GiB of this machine's memory hold. Add fewer channels."
         )
-
-
-def _planned(forms: Mapping[Site, str]) -> dict[Site, str]:
-    """In a plan new channels are zero, or they are not and nothing reads them."""
-    return {site: form if form == OUTGOING else INVERSE for site, form in forms.items()}
-
-
-def _possible(atlas: Atlas, amounts: Mapping[Site, int], forms: Mapping[Site, str]) -> bool:
-    try:
-        make_plan(atlas, amounts, forms)
-    except RefusedError:  # new channels must be zero here, for example for RMSNormalization
-        return False
-    return True
 
 
 def _nudged(problem: Problem, solution: Solution, rng: np.random.Generator) -> np.ndarray:

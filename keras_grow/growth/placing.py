@@ -17,16 +17,17 @@ from keras_grow.rules import activations
 
 def problem_of(site: SitePlan, form: str, gradients: SiteGradients | None) -> Problem:
     """One site as arrays: a row per neuron, its weights in all free consumers (or producers)."""
-    out = [_old_rows(slot.edit, slot.old_rows) for slot in fan_out_slots(site)]
-    into = [_old_rows(slot.edit, slot.old_columns) for slot in site.writes]
+    out = [_weights(slot.edit, slot.old_rows) for slot in fan_out_slots(site)]
+    into = [_weights(slot.edit, slot.old_columns) for slot in site.writes]
     empty = np.zeros((site.site.width, 0))
     ends = {id(slot.call.op) for slot in site.reads}
     smooth = gradients is not None and not any(
         activations.kinked(c) for c in gradients.shadows.calls if id(c.op) not in ends
     )
+    normalised = gradients is not None and gradients.shadows.normalised
     sides = _side_by_side(out or [empty]), _side_by_side(into)
     fan_out, fan_in = (_read_only(side) for side in sides)
-    return Problem(site.added, form, fan_out, fan_in, gradients, smooth)
+    return Problem(site.added, form, fan_out, fan_in, gradients, smooth, normalised)
 
 
 def place(surgery: Surgery, site: SitePlan, solution: Solution, method: str) -> None:
@@ -39,14 +40,19 @@ def place(surgery: Surgery, site: SitePlan, solution: Solution, method: str) -> 
         _place_copies(surgery, site, solution)
         return
     slots = fan_out_slots(site)
-    for slot, rows in zip(slots, _cut(solution.fan_out, slots), strict=True):
+    for slot, rows in zip(slots, cut_rows(solution.fan_out, slots), strict=True):
         if rows.any():
             surgery.fan_out.setdefault(slot.edit, []).append((slot.rows, rows))
-    for write, columns in zip(site.writes, _cut(solution.fan_in, site.writes), strict=True):
+    for write, columns in zip(site.writes, cut_rows(solution.fan_in, site.writes), strict=True):
         if columns.any():
             surgery.fan_in.setdefault(write.edit, []).append((write.columns, columns))
     if solution.bias is not None:
         _place_bias(surgery, site, solution.bias, method)
+
+
+def has_moments(site: SitePlan) -> bool:
+    """Whether new channels of a site pass a normalisation that keeps moving statistics."""
+    return any(_is(slot.edit, "moving_variance") for slot in site.carries)
 
 
 def place_moments(
@@ -128,13 +134,13 @@ def _place_copies(surgery: Surgery, site: SitePlan, solution: Solution) -> None:
         if copying.factors is None:
             copying.factors = np.ones(len(slot.edit.labels))
         copying.factors[slot.rows] = shares[:, None]
-        copying.factors[_now(slot.edit, slot.old_rows)] = left[:, None]
-    for write, apart in zip(site.writes, _cut(solution.fan_in, site.writes), strict=True):
+        copying.factors[grown_places(slot.edit, slot.old_rows)] = left[:, None]
+    for write, apart in zip(site.writes, cut_rows(solution.fan_in, site.writes), strict=True):
         copying = _copied(surgery, write.edit, write.columns, write.old_columns[parents])
         if apart.any():
             copying.shifts.append((write.columns, apart))
             first = np.unique(parents, return_index=True)[1]  # a parent moves once
-            there = _now(write.edit, write.old_columns[parents[first]])
+            there = grown_places(write.edit, write.old_columns[parents[first]])
             copying.shifts.append((there, -apart[first]))
 
 
@@ -144,7 +150,7 @@ def _copied(surgery: Surgery, edit: Any, rows: np.ndarray, source: np.ndarray) -
     return copying
 
 
-def _now(edit: Any, old: np.ndarray) -> np.ndarray:
+def grown_places(edit: Any, old: np.ndarray) -> np.ndarray:
     """Where old positions lie along the grown axis."""
     place_of = np.empty(edit.old_size, dtype=np.int64)
     there = np.flatnonzero(edit.labels >= 0)
@@ -152,7 +158,7 @@ def _now(edit: Any, old: np.ndarray) -> np.ndarray:
     return place_of[old]
 
 
-def _cut(rows: np.ndarray, slots: list) -> list[np.ndarray]:
+def cut_rows(rows: np.ndarray, slots: list) -> list[np.ndarray]:
     """Rows of all kernels side by side, as (k, n, *other axes) of every kernel."""
     parts, start = [], 0
     for slot in slots:
@@ -164,12 +170,20 @@ def _cut(rows: np.ndarray, slots: list) -> list[np.ndarray]:
     return parts
 
 
-def _old_rows(edit: Any, places: np.ndarray) -> np.ndarray:
-    """Present rows of a kernel, all of one channel side by side: (channels, entries)."""
-    rows = _kernel_rows(edit)
+def present_rows(edit: Any, kernel: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Present rows of a kernel, all of one channel side by side: (channels, entries).
+
+    Args:
+        kernel: its values, or others of its shape such as its gradient.
+    """
+    rows = _kernel_rows(edit, kernel)
     if places.shape[1] > 1 or len(places) != len(rows) or (np.diff(places[:, 0]) != 1).any():
         rows = rows[places]  # a copy, which whole kernels do without
     return rows.reshape(len(places), -1)
+
+
+def _weights(edit: Any, places: np.ndarray) -> np.ndarray:
+    return present_rows(edit, _backend.to_numpy(edit.variable), places)
 
 
 def _side_by_side(parts: list[np.ndarray]) -> np.ndarray:
@@ -183,9 +197,8 @@ def _read_only(array: np.ndarray) -> np.ndarray:
     return view
 
 
-def _kernel_rows(edit: Any) -> np.ndarray:
-    """The present kernel with the growing axis first."""
-    kernel = _backend.to_numpy(edit.variable)
+def _kernel_rows(edit: Any, kernel: np.ndarray) -> np.ndarray:
+    """A kernel's present values with the growing axis first."""
     if edit.groups > 1:
         kernel = split_groups(kernel, edit.groups)
     return np.moveaxis(kernel, edit.axis, 0)

@@ -34,6 +34,14 @@ class SiteGrowth:
         notes: what else there is to say, such as that something is an approximation.
         spectrum_size: how many singular values there were, where a log has kept only the leading
             ones; None where `singular_values` is whole.
+        first_step: how long the first training step of the new weights that are zero will be, in
+            steps of a present neuron's weights on the same side; means over neurons, on the growth
+            batch. Above 1 new neurons move faster. None where not known: methods without
+            gradients, other forms than outgoing and inverse, optimizers other than SGD and those
+            around Adam and RMSprop.
+        first_reach: how far momentum will carry new weights on that gradient alone, in lengths of
+            a present neuron's weights on the same side. Kept at 1 or below where the size of the
+            chosen side decides it.
         kind: "widen"; "insert" or "bridge" for a new layer, whose path is `name`, whose producer
             is the layer it reads, and whose `width_before` is 0; "bridge" too for one made wider.
     """
@@ -52,6 +60,8 @@ class SiteGrowth:
     kind: str = "widen"
     existing_norm: float | None = None
     spectrum_size: int | None = None
+    first_step: float | None = None
+    first_reach: float | None = None
 
 
 @dataclass

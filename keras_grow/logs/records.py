@@ -506,6 +506,8 @@ _SITE: dict[str, Check] = {
     "kind": _text,
     "existing_norm": _positive,
     "spectrum_size": _count,
+    "first_step": _positive,
+    "first_reach": _positive,
 }
 
 _NODE: dict[str, Check] = {

@@ -306,6 +306,14 @@ class Rule:
         """
         return ""
 
+    def lifts(self, call: Call) -> bool:
+        """Whether each channel is divided by its own size in training.
+
+        A channel that is constantly zero then has a gradient 1 / sqrt(epsilon) times too large and
+        is at full size after one step.
+        """
+        return False
+
     def shadow(self, call: Call, inputs: list[Shadow | None], context: ShadowContext) -> list:
         raise NoSlope(f"{call!r} has no rule for gradients of new channels")
 

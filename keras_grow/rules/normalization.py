@@ -49,6 +49,9 @@ class BatchNormalizationRule(Rule):
                 space.carry(call, variable, 0, x, fill)
         return [x.mapped(_zero_stays_zero)]
 
+    def lifts(self, call: Call) -> bool:
+        return bool(call.op.trainable)  # a frozen one goes on with its moving statistics
+
     def shadow(self, call: Call, inputs: list, context: ShadowContext) -> list:
         (x,) = inputs[:1]
         layer, tensor = call.op, x.tensor
@@ -253,6 +256,9 @@ def _only_zeros(call: Call, x: Channels, space: Space) -> None:
 @register(keras.layers.GroupNormalization)
 class GroupNormalizationRule(Rule):
     """New channels come as whole new groups; the old groups then stay as they are."""
+
+    def lifts(self, call: Call) -> bool:
+        return True  # of new groups, which consist of new channels only
 
     def flow(self, call: Call, inputs: list, space: Space) -> list:
         layer = call.op

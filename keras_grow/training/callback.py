@@ -19,7 +19,7 @@ from keras_grow.growth.data import GrowthData
 from keras_grow.growth.methods.base import FORMS
 from keras_grow.growth.outputs import Outputs
 from keras_grow.logs.events import GrowthEvent
-from keras_grow.planning import Atlas, survey
+from keras_grow.planning import Atlas, Plan, survey
 from keras_grow.planning.cost import graph_flops
 from keras_grow.training import schedules
 from keras_grow.training.budgets import Room
@@ -111,6 +111,7 @@ class GrowthCallback(keras.callbacks.Callback):
         events: a `GrowthEvent` for every growth so far, and for every one that was due and found
             no room.
         step: training steps so far.
+        carried_out: the plan of the last growth that has made sites wider.
 
     Raises:
         GrowthError: when `fit` begins, or at a growth: the model, data, selector or method do
@@ -184,6 +185,7 @@ class GrowthCallback(keras.callbacks.Callback):
         self.data = GrowthData(data, batch_size, seed)
         self.events: list[GrowthEvent] = []
         self.step = 0
+        self.carried_out: Plan | None = None
         self._count = 0
         self._last: int | None = None
         self._initial: dict[str, int] = {}
@@ -440,6 +442,7 @@ class GrowthCallback(keras.callbacks.Callback):
             done = work.preview()
         else:
             done = work.run()
+            self.carried_out = work.plan
             calls = graph_of(look.model).calls
             self._grown = {c.path for c in calls if id(c.op) in self._slopes.ops}
             if self._warming is not None and work.plan is not None:

@@ -18,6 +18,7 @@ class FromMatrix:
     """
 
     exact = True
+    present_entries = 0
 
     def __init__(self, matrix, moment=None, beside=None):
         self.matrix = matrix
@@ -41,6 +42,9 @@ class FromMatrix:
 
     def second_moment(self):
         return self.moment
+
+    def input_power(self):
+        return np.diag(self.moment)
 
     def without_those_beside(self, columns):
         """X'A turned into X'A', with A' what of A is no linear function of the channels X B."""

@@ -2,7 +2,15 @@
 
 import click
 
-from keras_grow.tools.benchmarks import cost, logging, memory, slots, surgery, teacher_student
+from keras_grow.tools.benchmarks import (
+    cost,
+    helps,
+    logging,
+    memory,
+    slots,
+    surgery,
+    teacher_student,
+)
 
 
 @click.group(invoke_without_command=True)
@@ -18,6 +26,7 @@ def main(context: click.Context) -> None:
 
 
 main.add_command(cost.command)
+main.add_command(helps.command)
 main.add_command(logging.command)
 main.add_command(memory.command)
 main.add_command(slots.command)

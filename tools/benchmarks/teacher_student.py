@@ -19,6 +19,7 @@ METHODS: dict[str, tuple[object, str]] = {
     "random, positive": (kg.methods.Random(distribution="positive"), "outgoing"),
     "gradmax, no sign rule": (kg.methods.GradMax(sign_rule=False), "outgoing"),
     "gradmax": (kg.methods.GradMax(), "outgoing"),
+    "gradmax, inverse": (kg.methods.GradMax(), "inverse"),
     "gradmaxopt": (kg.methods.GradMaxOpt(), "outgoing"),
     "firefly": (kg.methods.Firefly(), "outgoing"),
     "tiny": (kg.methods.Tiny(), "outgoing"),

@@ -35,6 +35,8 @@ class Problem:
             methods that do not ask for it.
         smooth: whether what the neurons pass has no kink, so that second derivatives say
             something.
+        normalised: whether each neuron's answer is normalised by its own statistics (batch or
+            group normalisation) on the way to its readers.
     """
 
     added: int
@@ -43,6 +45,7 @@ class Problem:
     fan_in: np.ndarray
     gradients: Gradients | None = None
     smooth: bool = False
+    normalised: bool = False
 
     @property
     def known(self) -> Gradients:
@@ -120,13 +123,16 @@ class Scaled:
     Args:
         scale: factor on the norm.
         scale_method: "mean_norm" gives every new neuron the mean norm of the existing ones
-            (paper, section 3); "fixed" gives norm `scale` (paper, figure 5).
+            (paper, section 3); "fixed" gives norm `scale` (paper, figure 5). "auto" is the former,
+            except for fan-ins of methods that know the inputs (GradMax and Tiny): these are made
+            as long as it takes to answer as strongly as present neurons, unless a batch or group
+            normalisation behind them makes all answers equally strong.
         epsilon: norm of each new neuron on the side that is zero in its form. 0 keeps the
             function exactly; the paper's figure 5 (centre) shows that larger values harm.
     """
 
     scale: float = 1.0
-    scale_method: str = "mean_norm"
+    scale_method: str = "auto"
     epsilon: float = 0.0
 
     name: ClassVar[str]
@@ -135,7 +141,7 @@ class Scaled:
     needs_inputs: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        one_of("scale_method", self.scale_method, ("mean_norm", "fixed"))
+        one_of("scale_method", self.scale_method, ("auto", "mean_norm", "fixed"))
         positive("scale", self.scale)
         if not is_real(self.epsilon) or not 0 <= self.epsilon < np.inf:
             raise GrowthError(f"epsilon must be 0 or more. Received: epsilon={self.epsilon!r}.")

@@ -16,29 +16,54 @@ from keras_grow.growth.methods.base import (
     spectrum,
 )
 from keras_grow.growth.methods.gradmax_opt import GradMaxOpt
-from keras_grow.growth.statistics import Gradients
+from keras_grow.growth.methods.whitened import (
+    RIDGE,
+    as_strong,
+    larger,
+    leading,
+    rotation,
+    whitening,
+)
+from keras_grow.growth.statistics import Gradients, rank_of, unit
 from keras_grow.planning.plan import INVERSE
+from keras_grow.rules import NoSlope
+
+# Inputs of a reader up to which the least-squares fit of its present kernel is worth its time,
+# which rises with their cube: 2,048 take half a second.
+MOST_PRESENT = 2048
 
 
 @register
 @dataclass(frozen=True)
 class GradMax(Scaled):
-    """Fan-out along the top right singular vectors of M: the largest gradient on the new fan-in.
+    """The largest gradient on the new weights that are zero, in closed form.
 
-    Equation 11 (dense) and 20 (convolutions) of the paper. M has at most rank(M) useful
-    directions; neurons beyond it are given random ones, and the event says how many there were.
+    Outgoing form (fan-in zero): fan-outs along the top right singular vectors of M. Equation 11
+    (dense) and 20 (convolutions) of the paper.
 
-    In the inverse form (fan-out zero) there is no closed form. As in the paper's table 2,
-    `GradMaxOpt` at its default settings does that part.
+    Inverse form (fan-out zero): fan-ins w = R u, with R what whitens the inputs
+    (`methods.whitened`). The gradient by the fan-outs is to first order M' w. Of it only what
+    no update of the present fan-outs can reach counts, M' (as in Tiny: Verbockhaven et al. 2024).
+    Its norm is largest, among answers of one size and without correlation, where u spans the top
+    left singular vectors of R M'. Any rotation of these has the same norm; a random one is taken,
+    which gives every neuron its part of the gradient instead of most of it to the first. Ours: the
+    paper maximises the norm among orthonormal w by `GradMaxOpt` (its table 2), whose neurons all
+    answer to the strongest component of the inputs, as present ones do, and which was measured
+    worse than random fan-ins; docs/methods.md has the figures.
+
+    M has at most rank(M) useful directions; neurons beyond it are given random ones, and the event
+    says how many there were. Singular values are those of M, or of R M' in the inverse form.
 
     Args:
         sign_rule: +v and -v have the same gradient norm but are different ReLU networks. Of the
-            two, take the one whose first gradient step lowers the loss more. Not in the paper.
+            two, take the one whose first gradient step lowers the loss more; in the inverse form,
+            the one with the larger gradient. Not in the paper.
     """
 
     sign_rule: bool = True
     name = "gradmax"
     needs_gradients: ClassVar[bool] = True
+    needs_inputs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,13 +71,49 @@ class GradMax(Scaled):
 
     def solve(self, problem: Problem, rng: np.random.Generator) -> Solution:
         if problem.form == INVERSE:
-            return GradMaxOpt(self.scale, self.scale_method, self.epsilon).solve(problem, rng)
+            return self._inverse(problem, rng)
         values, directions, rank = spectrum(problem)
         if self.sign_rule and len(directions):
             directions = better_signs(directions, problem.known)
         directions = completed(directions, problem, problem.fan_out.shape[1], rng)
         fan_out, fan_in = self.finished(problem, directions, rng)
         return Solution(fan_out, fan_in, values, gradient_norm(problem, fan_out), rank)
+
+    def _inverse(self, problem: Problem, rng: np.random.Generator) -> Solution:
+        gradients, k = problem.known, problem.added
+        white = whitening(gradients, RIDGE)
+        left, notes = _unreached(gradients)
+        try:
+            values, top = leading(left, white, k)
+        except NoSlope:  # flat at zero, so there is no M; larger neurons have gradients
+            plain = "mean_norm" if self.scale_method == "auto" else self.scale_method
+            return GradMaxOpt(self.scale, plain, self.epsilon).solve(problem, rng)
+        rank = rank_of(values, gradients.shape)
+        top = top[: min(rank, k)]
+        directions = rotation(len(top), rng) @ top if len(top) else top
+        directions = completed(directions, problem, problem.fan_in.shape[1], rng)
+        zero, chosen = self.finished(problem, unit(white.fan_ins(directions)), rng)
+        chosen = as_strong(self, problem, white, chosen)
+        if self.sign_rule:
+            chosen = larger(chosen, lambda rows: left.finite(rows).value)
+        norm = float(np.linalg.norm(gradients.finite(chosen).value))
+        notes += white.notes
+        if not gradients.exact:
+            notes += ("looked at some of the growth batches only",)
+        return Solution(zero, chosen, values, norm, rank, notes=notes)
+
+
+def _unreached(gradients: Gradients) -> tuple[Gradients, tuple[str, ...]]:
+    """The gradients less what present fan-outs can do about them, and what is to be noted."""
+    why = "its readers' rules do not tell"
+    if gradients.present_entries > MOST_PRESENT:
+        why = f"a reader has {gradients.present_entries:,} inputs"
+    else:
+        try:
+            return gradients.unexplained(), ()
+        except NoSlope:
+            pass
+    return gradients, (f"what present neurons can do was not taken off the gradient: {why}",)
 
 
 def better_signs(fan_out: np.ndarray, gradients: Gradients) -> np.ndarray:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from scipy import linalg
 
 from keras_grow.growth.methods.base import (
     JOINT,
@@ -16,12 +15,9 @@ from keras_grow.growth.methods.base import (
     register,
 )
 from keras_grow.growth.methods.gradmax import better_signs
-from keras_grow.growth.statistics import Gradients, rank_of, top_directions, unit
-from keras_grow.growth.statistics.spectra import DENSE
+from keras_grow.growth.methods.whitened import as_strong, larger, whitening
+from keras_grow.growth.statistics import rank_of, top_directions, unit
 from keras_grow.planning.plan import INVERSE, OUTGOING
-
-# Directions of the inputs with less than this part of the largest variance count as absent.
-LEAST_VARIANCE = 1e-6
 
 
 @register
@@ -52,20 +48,23 @@ class Tiny(Scaled):
 
     def solve(self, problem: Problem, rng: np.random.Generator) -> Solution:
         gradients = problem.known
-        root, notes = inverse_root(gradients)
-        whitened = _times(root, gradients.unexplained().matrix)
+        white = whitening(gradients)
+        notes = white.notes
+        whitened = white.times(gradients.unexplained().matrix)
         values, directions = top_directions(whitened, problem.added)
         rank = rank_of(values, gradients.shape)
         fan_out = directions[: min(rank, problem.added)]
-        fan_in = unit(-_times(root, whitened @ fan_out.T).T)
+        fan_in = unit(-white.times(whitened @ fan_out.T).T)
         if not gradients.exact:
             notes += ("looked at some of the growth batches only",)
         found: dict = {"singular_values": values, "rank": rank, "notes": notes}
         if problem.form == JOINT:
             return self._joint(problem, fan_in, fan_out, values, rng, found)
         if problem.form == INVERSE:
-            fan_in = completed(_larger(fan_in, gradients), problem, problem.fan_in.shape[1], rng)
+            fan_in = larger(fan_in, lambda rows: gradients.finite(rows).value)
+            fan_in = completed(fan_in, problem, problem.fan_in.shape[1], rng)
             zero, chosen = self.finished(problem, fan_in, rng)
+            chosen = as_strong(self, problem, white, chosen)
             norm = float(np.linalg.norm(gradients.finite(chosen).value))
             return Solution(zero, chosen, gradient_norm=norm, **found)
         if len(fan_out):
@@ -101,30 +100,3 @@ class Tiny(Scaled):
             amplitude=True,
             **found,
         )
-
-
-def inverse_root(gradients: Gradients) -> tuple[np.ndarray, tuple[str, ...]]:
-    """S^(-1/2), or its diagonal as a vector where S is large."""
-    moment = gradients.second_moment()
-    if len(moment) > DENSE:
-        variance = np.diag(moment)
-        least = LEAST_VARIANCE * variance.max(initial=0.0)
-        root = np.where(variance > least, 1 / np.sqrt(np.maximum(variance, least)), 0.0)
-        return root, ("inputs were whitened entry by entry",)
-    values, vectors = linalg.eigh(moment)
-    present = values > LEAST_VARIANCE * max(values.max(initial=0.0), 0.0)
-    scaled = vectors[:, present] / np.sqrt(values[present])
-    return scaled @ vectors[:, present].T, ()
-
-
-def _times(root: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    return root[:, None] * matrix if root.ndim == 1 else root @ matrix
-
-
-def _larger(fan_in: np.ndarray, gradients: Gradients) -> np.ndarray:
-    """Of every fan-in and its opposite the one with the larger gradient by its fan-out."""
-    if not len(fan_in):
-        return fan_in
-    both = gradients.finite(np.concatenate([fan_in, -fan_in])).value
-    norms = np.linalg.norm(both, axis=1).reshape(2, -1)
-    return np.where((norms[1] > norms[0])[:, None], -fan_in, fan_in)

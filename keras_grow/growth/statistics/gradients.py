@@ -45,6 +45,8 @@ class Gradients(Protocol):
         matrix: M (paper, equations 11 and 20), of that shape, float64: a new neuron with zero
             fan-in and fan-out v has the gradient M v by its fan-in.
         exact: whether all growth data was looked at.
+        present_entries: the most inputs that a reader's present kernel combines: the size of the
+            least-squares fit behind `unexplained`.
     """
 
     @property
@@ -53,6 +55,8 @@ class Gradients(Protocol):
     def matrix(self) -> np.ndarray: ...
     @property
     def exact(self) -> bool: ...
+    @property
+    def present_entries(self) -> int: ...
 
     def top(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Singular values of M, all or the leading ones, and its top k right vectors."""
@@ -71,6 +75,9 @@ class Gradients(Protocol):
 
     def second_moment(self) -> np.ndarray:
         """Mean over samples and positions of the products of what a fan-in multiplies."""
+
+    def input_power(self) -> np.ndarray:
+        """The diagonal of `second_moment`, (fan-in entries,), without the rest of it."""
 
     def novelty(self, fan_in: np.ndarray) -> Response:
         """How much of a channel with each fan-in is no linear function of the present ones.
@@ -114,6 +121,11 @@ class SiteGradients:
     @property
     def shape(self) -> tuple[int, int]:
         return self.shadows.shape
+
+    @property
+    def present_entries(self) -> int:
+        shapes = [tuple(slot.edit.variable.shape) for slot in self.shadows.slots]
+        return max((int(np.prod(shape[:-1])) for shape in shapes), default=0)
 
     @property
     def small(self) -> bool:
@@ -163,8 +175,19 @@ class SiteGradients:
         By call; (channels,) each. They come from the first batch.
         """
         noted: dict[Call, Any] = {}
-        self.shadows.response(self.records[0], _tensor(fan_in.T), FINITE, noted)
+        self.shadows.channels(self.records[0], _tensor(fan_in.T), noted)
         return {c: (_backend.to_numpy(m), _backend.to_numpy(v)) for c, (m, v) in noted.items()}
+
+    def input_power(self) -> np.ndarray:
+        total = np.zeros(0)
+        for record, share in self._shared():
+            parts = []
+            for producer in self.shadows.inputs(record):
+                found = [_mean_square(x, axis) for x, axis in producer]
+                parts.append(share * np.mean(found, axis=0))
+            row = np.concatenate(parts)
+            total = total + row if len(total) else row
+        return total
 
     def second_moment(self) -> np.ndarray:
         sizes = self.shadows.fan_in_sizes
@@ -354,6 +377,12 @@ def _mean_product(a: Any, b: Any, a_axis: int, b_axis: int) -> np.ndarray:
     """a'b / rows of two tensors seen as rows of channels."""
     rows = int(np.prod(a.shape)) // int(a.shape[a_axis])
     return _sum_of_products(a, b, a_axis, b_axis) / rows
+
+
+def _mean_square(x: Any, axis: int) -> np.ndarray:
+    """The mean square of every channel, over all its other axes."""
+    others = [a for a in range(len(x.shape)) if a != axis]
+    return _backend.to_numpy(ops.mean(ops.square(x), axis=others)).astype("float64")
 
 
 def _sum_of_products(a: Any, b: Any, a_axis: int, b_axis: int) -> np.ndarray:

@@ -64,9 +64,17 @@ class Recording:
         inputs: also keep the inputs of consumers, for methods that look at what they read now.
         weights: variables that the loss is to be differentiated by too, as far as they are
             trained.
+        gradients: whether there is a backward pass at all. Without it only what a forward pass
+            tells is recorded, and the loss is 0.
     """
 
-    def __init__(self, plan: Plan, inputs: bool = False, weights: Iterable[Any] = ()) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        inputs: bool = False,
+        weights: Iterable[Any] = (),
+        gradients: bool = True,
+    ) -> None:
         self.plan = plan
         self.graph = plan.atlas.graph
         self.model = self.graph.model
@@ -79,10 +87,11 @@ class Recording:
         self.probed = [
             c
             for c in self.graph.calls
-            if id(c.op) in reading and rule_for(c.op).knows_gradient("correlate")
+            if gradients and id(c.op) in reading and rule_for(c.op).knows_gradient("correlate")
         ]
         self.kept = self._refs_to_keep(inputs)
-        self._pass = _backend.compiled(self._gradients, self.variables)
+        work = self._gradients if gradients else self._forward
+        self._pass = _backend.compiled(work, self.variables)
 
     def __call__(self, x: Any, y: Any = None, sample_weight: Any = None) -> Record:
         """Runs one batch.
@@ -150,6 +159,16 @@ class Recording:
             [ops.stop_gradient(_single(t)) for t in tensors],
             [ops.stop_gradient(_single(g if scale == 1 else g / scale)) for g in gradients],
         )
+
+    def _forward(self, mapping: list, x: Any, y: Any, sample_weight: Any) -> Any:
+        mapping = mapping or [(v, v.value) for v in self.variables]
+
+        def body() -> Any:
+            _, env = run(self.graph, x, training=True)
+            return [env[r] for r in self.kept]
+
+        tensors = _keras.pure_call(body, mapping)
+        return ops.convert_to_tensor(0.0), ([ops.stop_gradient(_single(t)) for t in tensors], [])
 
     def _has_float16(self) -> bool:
         return any(la.compute_dtype == "float16" for la in _keras.sublayers(self.model))

@@ -47,6 +47,11 @@ class SiteShadows:
         """Entries of a fan-in, of all producers, and of a fan-out, of all consumers."""
         return sum(self.fan_in_sizes), sum(_entries(slot) for slot in self.slots)
 
+    @property
+    def normalised(self) -> bool:
+        """Whether each channel is divided by its own size before it is read."""
+        return any(rule_for(call.op).lifts(call) for call in self.calls)
+
     def check(self) -> None:
         """Raises NoSlope where a kernel lies in a layer whose rule knows no gradients."""
         for slot in self.slots:
@@ -77,31 +82,31 @@ class SiteShadows:
             rows.append(self._gathered(start, record, context, self.fan_in_sizes[len(rows)]))
         return rows[0] if len(rows) == 1 else ops.concatenate(rows, axis=0)
 
-    def response(
-        self, record: Record, fan_in: Any, mode: str, noted: dict[Call, Any] | None = None
-    ) -> Any:
+    def response(self, record: Record, fan_in: Any, mode: str) -> Any:
         """Gradient of the loss by the fan-outs of channels with these fan-ins.
 
         Args:
             fan_in: backend tensor (fan-in entries, k). The one-sided kind does not depend on its
                 length, only the result is proportional to it.
             mode: "linear", "one-sided" or "finite".
-            noted: where batch normalisations on the way put the mean and variance they take.
 
         Returns:
             (k, fan-out entries).
         """
-        context = self._context(record, mode, noted)
+        context = self._context(record, mode)
         start = self._responding(fan_in, context)
         return self._gathered(start, record, context, int(fan_in.shape[1]))
 
-    def channels(self, record: Record, fan_in: Any) -> list[tuple[Call, Shadow]]:
+    def channels(
+        self, record: Record, fan_in: Any, noted: dict[Call, Any] | None = None
+    ) -> list[tuple[Call, Shadow]]:
         """Channels with these fan-ins as every consumer of a fan-out sees them in training.
 
         Args:
             fan_in: backend tensor (fan-in entries, k).
+            noted: where batch normalisations on the way put the mean and variance they take.
         """
-        context = self._context(record, FINITE)
+        context = self._context(record, FINITE, noted)
         arrivals = self._arrivals(self._responding(fan_in, context), context)
         free = {id(slot.call.op) for slot in self.slots}
         return [

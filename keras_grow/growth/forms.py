@@ -1,0 +1,119 @@
+"""Which side of new neurons is zero: the form in which every site grows.
+
+Both forms keep the function. What happens in the first steps afterwards differs.
+
+* Outgoing (fan-in zero): all of a new neuron comes from its first steps, which point where one
+  minibatch says. Behind a batch or group normalisation they are 1 / sqrt(epsilon) times too large,
+  and the neuron is at full size after one of them; with momentum or Adam the direction of the first
+  minibatch is kept up for tens of steps.
+* Inverse (fan-out zero): the neuron is there from the start, with its activation and its
+  statistics, and is read little by little.
+
+"auto" takes the inverse form wherever it is exact, because it ended lower in every comparison but
+one: under plain gradient descent, without momentum and with nothing normalising the new neurons,
+which is what the paper derives the outgoing form for and measures in its teacher-student tasks.
+docs/methods.md has the measurements.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from keras_grow import _keras
+from keras_grow.apply import Slopes
+from keras_grow.errors import GrowthError, RefusedError
+from keras_grow.graph import Call
+from keras_grow.growth.methods import Method
+from keras_grow.growth.methods.base import FORMS
+from keras_grow.growth.methods.checking import forms_of, wants_gradients
+from keras_grow.growth.statistics.shadows import SiteShadows
+from keras_grow.planning import Atlas, Plan, Site, make_plan
+from keras_grow.planning.plan import INVERSE, OUTGOING
+
+
+def forms_for(
+    atlas: Atlas, amounts: Mapping[Site, int], method: Method, slopes: Slopes | None, form: str
+) -> dict[Site, str]:
+    """The form in which every site grows.
+
+    Args:
+        slopes: activations with an explicit slope at zero; None where the plain ones stay.
+        form: "auto", or a form that the method knows.
+
+    Raises:
+        GrowthError: a form that there is not, or that the method does not know.
+    """
+    known = forms_of(method)
+    if form not in ("auto", *FORMS):
+        raise GrowthError(
+            f"form must be 'auto' or one of {', '.join(repr(f) for f in FORMS)}. "
+            f"Received: form={form!r}"
+        )
+    if form != "auto":
+        if form not in known:
+            raise GrowthError(
+                f"The method '{method.name}' knows the forms {', '.join(known)} only. "
+                f"Received: form={form!r}. Use form='auto'."
+            )
+        return dict.fromkeys(amounts, form)
+    if known[0] != OUTGOING or INVERSE not in known:
+        return dict.fromkeys(amounts, known[0])
+    if not _keras.is_plain_descent(atlas.graph.model):
+        return _inverse_where_possible(atlas, amounts, amounts)
+    plan = make_plan(atlas, amounts)
+    unfit = {site.site for site in plan.sites if SiteShadows(plan, site).normalised}
+    if not wants_gradients(method):
+        # Nothing gives a zero fan-in a slope here (offline behind relu; always behind tanh_shrink,
+        # or where channels are multiplied by themselves), nor does a gradient say where to push it.
+        unfit |= {s for c in _without_slope(plan, slopes) for s in plan.passing(c)}
+    return _inverse_where_possible(atlas, amounts, unfit)
+
+
+def flat_sites(
+    atlas: Atlas,
+    amounts: Mapping[Site, int],
+    plan: Plan,
+    forms: Mapping[Site, str],
+    slopes: Slopes | None,
+) -> set[Site]:
+    """Sites in the outgoing form whose zero fan-ins get no gradient, which the inverse form helps.
+
+    So it is behind tanh_shrink, or where channels are multiplied by themselves.
+    """
+    slopes = Slopes() if slopes is None else slopes
+    sites = {
+        site
+        for call in _without_slope(plan, slopes)
+        for site in plan.passing(call)
+        if forms[site] == OUTGOING
+    }
+    return {s for s in sites if possible(atlas, {s: amounts[s]}, {s: INVERSE})}
+
+
+def planned(forms: Mapping[Site, str]) -> dict[Site, str]:
+    """In a plan new channels are zero, or they are not and nothing reads them."""
+    return {site: form if form == OUTGOING else INVERSE for site, form in forms.items()}
+
+
+def possible(atlas: Atlas, amounts: Mapping[Site, int], forms: Mapping[Site, str]) -> bool:
+    """Whether there is a plan for these forms."""
+    try:
+        make_plan(atlas, amounts, forms)
+    except RefusedError:  # new channels must be zero here, for example for RMSNormalization
+        return False
+    return True
+
+
+def _without_slope(plan: Plan, slopes: Slopes | None) -> list[Call]:
+    return [c for c in plan.activations.values() if slopes is None or not slopes.helps(c)]
+
+
+def _inverse_where_possible(
+    atlas: Atlas, amounts: Mapping[Site, int], wanted: Iterable[Site]
+) -> dict[Site, str]:
+    """The inverse form at these sites if it is exact there, the outgoing one elsewhere."""
+    wanted = set(wanted)
+    forms = {site: INVERSE if site in wanted else OUTGOING for site in amounts}
+    if wanted and not possible(atlas, amounts, forms):
+        for site in wanted:
+            one = {site: amounts[site]}
+            forms[site] = INVERSE if possible(atlas, one, {site: INVERSE}) else OUTGOING
+    return forms
