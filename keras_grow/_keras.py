@@ -158,6 +158,11 @@ def pure_call(body: Callable[[], Any], mapping: list) -> Any:
         return body()
 
 
+def mask_of(tensor: Any) -> Any | None:
+    """The mask that Keras has noted for a tensor in the running call."""
+    return getattr(tensor, "_keras_mask", None)
+
+
 def compute_loss(model: Any, x: Any, y: Any, y_pred: Any, sample_weight: Any) -> Any:
     """`model.compute_loss`, which may be the user's own; call inside `pure_call`."""
     return model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True)
@@ -402,7 +407,7 @@ def is_plain_descent(model: Any) -> bool:
     optimizer = getattr(model, "optimizer", None) if getattr(model, "compiled", False) else None
     while hasattr(optimizer, "inner_optimizer"):
         optimizer = optimizer.inner_optimizer
-    return type(optimizer) is keras.optimizers.SGD and not optimizer.momentum
+    return isinstance(optimizer, keras.optimizers.SGD) and not optimizer.momentum
 
 
 def _value_in_fit(model: Any, variable: Any) -> Any:

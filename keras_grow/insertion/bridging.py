@@ -31,7 +31,6 @@ from keras_grow.insertion.inserting import CHECKED_SAMPLES
 from keras_grow.insertion.paths import connect
 from keras_grow.logs.events import SiteGrowth
 from keras_grow.planning import SitePlan, survey
-from keras_grow.planning.plan import INVERSE, OUTGOING
 from keras_grow.rules import activations
 from keras_grow.surgery import grow_
 
@@ -106,10 +105,10 @@ def bridge(
     Raises:
         GrowthError: no such layers, or no path between their shapes; the message says why.
     """
-    _check(model, after, before, width, activation, method, data, seed, form)
-    clone = copy_as_functional(model)
-    history.inherit(clone, model)
-    _bridge(clone, after, before, width, activation, method, data, seed, None, form, batches)
+    clone, _ = bridged(
+        model, after=after, before=before, width=width, activation=activation, method=method,
+        data=data, seed=seed, form=form, batches=batches,
+    )  # fmt: skip
     return clone
 
 
@@ -143,16 +142,30 @@ def bridge_(
     Raises:
         GrowthError: as `bridge`.
     """
-    _check(model, after, before, width, activation, method, data, seed, form)
+    return bridged_(
+        model, after=after, before=before, width=width, activation=activation, method=method,
+        data=data, seed=seed, slopes=slopes, form=form, batches=batches,
+    ).name  # fmt: skip
+
+
+def bridged(model: Any, **arguments: Any) -> tuple[Any, SiteGrowth]:
+    """What `bridge` returns, and a record of the new layer."""
+    _check(model, **arguments)
+    clone = copy_as_functional(model)
+    history.inherit(clone, model)
+    return clone, _bridge(clone, **arguments)
+
+
+def bridged_(model: Any, **arguments: Any) -> SiteGrowth:
+    """What `bridge_` does, and a record of the new layer."""
+    _check(model, **arguments)
     _backend.attach_state(model)
-    return _bridge(
-        model, after, before, width, activation, method, data, seed, slopes, form, batches
-    )
+    return _bridge(model, **arguments)
 
 
 def _check(
-    model: Any, after: str, before: str, width: Any, activation: Any, method: Any, data: Any,
-    seed: Any, form: str,
+    model: Any, *, after: str, before: str, width: Any, activation: Any, method: Any,
+    data: Any = None, seed: Any = None, form: str = "auto", **rest: Any,
 ) -> None:  # fmt: skip
     graph_of(model)
     check_whole("width", width, 1)
@@ -265,9 +278,10 @@ def _depends(tensor: Any, on: Any) -> bool:
 
 
 def _bridge(
-    model: Any, after: str, before: str, width: int, activation: Any, method: Any, data: Any,
-    seed: int | None, slopes: Slopes | None, form: str, batches: int | None,
-) -> str:  # fmt: skip
+    model: Any, *, after: str, before: str, width: int, activation: Any, method: Any,
+    data: Any = None, seed: int | None = None, slopes: Slopes | None = None, form: str = "auto",
+    batches: int | None = 1,
+) -> SiteGrowth:  # fmt: skip
     start, end = _ends(model, after, before)
     known = _existing(start, end, activation)
     if known is not None:
@@ -281,7 +295,7 @@ def _bridge(
         for site in done.sites:
             site.kind = "bridge"
         history.note(model, size, done.sites, done.report, done.loss, done.seconds)
-        return path
+        return replace(done.sites[0], name=path)
     _check_owner(end)
     graph = graph_of(model)
     drawn = None
@@ -300,7 +314,7 @@ def _bridge(
         rewiring.map()
         chosen = methods.get(method)
         rng = np.random.default_rng(seed)
-        _fill(rewiring, model, hidden, chosen, rng, drawn, slopes, form)
+        taken = _fill(rewiring, model, hidden, chosen, rng, drawn, slopes, form)
         rewiring.finish()
         report = compare(outputs, Outputs(graph_of(model))(sample), tolerance_of(model))
         if not report and not epsilon_of(chosen):
@@ -309,10 +323,9 @@ def _bridge(
                 f"computes, so it was undone: {report}. Please report this model."
             )
         name = end.path[: len(end.path) - len(end.op.name)] + hidden.hidden.name
-        taken = INVERSE if form == INVERSE else OUTGOING
         new = SiteGrowth(name, [after], [before], 0, width, chosen.name, taken, kind="bridge")
         history.note(model, size, [new], report)
-    return name
+    return new
 
 
 class _Building:
@@ -444,13 +457,15 @@ class _Filling(GrowthStep):
 def _fill(
     rewiring: Rewiring, model: Any, built: _Built, method: Any, rng: np.random.Generator,
     batches: Batches | None, slopes: Slopes | None, form: str,
-) -> None:  # fmt: skip
+) -> str:  # fmt: skip
+    """Gives a bridge its weights; the form they have."""
     atlas = survey(model)
     path = next(p for p, op in atlas.graph.paths.items() if op is built.hidden)
     site = atlas.find(path)
     step = _Filling(atlas, {site: site.width}, method, rng, batches, slopes, form=form)
     step.initial, step.rewiring = built.initial, rewiring
-    step.run()
+    (done,) = step.run().sites
+    return done.form
 
 
 def _existing(start: Place, end: Place, activation: Any) -> Any | None:

@@ -19,11 +19,12 @@ from keras_grow.growth import history
 from keras_grow.growth.engine import CHECKED_SAMPLES, GrowthStep
 from keras_grow.growth.methods import Method
 from keras_grow.growth.outputs import Outputs, compare, tolerance_of
-from keras_grow.insertion import bridge, bridge_, insert, insert_
-from keras_grow.insertion.bridging import check_bridge, check_bridge_method
+from keras_grow.insertion import insert, insert_
+from keras_grow.insertion.bridging import bridged, check_bridge, check_bridge_method
 from keras_grow.logs.events import SiteGrowth
 from keras_grow.planning import Atlas, Plan, Site, make_plan, survey
 from keras_grow.planning.cost import graph_flops
+from keras_grow.planning.plan import OUTGOING
 from keras_grow.training.budgets import Room, spread
 from keras_grow.training.looking import Look
 from keras_grow.training.structural import NewBridge, NewLayer
@@ -304,6 +305,7 @@ class PutBridge(_Structural):
         super().__init__(setting)
         self.new = new
         self.method = new.method or setting.method
+        self._form = OUTGOING
         self.seed = int(setting.rng.integers(2**31))
 
     def _arguments(self) -> dict[str, Any]:
@@ -311,27 +313,24 @@ class PutBridge(_Structural):
         return {
             "after": new.after, "before": new.before, "width": new.width,
             "activation": new.activation, "method": self.method, "seed": self.seed,
-            "data": self.setting.look.batches().first,
+            "data": self.setting.look.batches().first, "form": self.setting.form,
         }  # fmt: skip
 
     def _copy(self) -> tuple[Any, str]:
-        copy = bridge(self.setting.model, **self._arguments())
-        name = check_bridge(
-            copy, after=self.new.after, before=self.new.before, activation=self.new.activation
-        )
-        assert name is not None
-        return copy, name
+        copy, made = bridged(self.setting.model, **self._arguments())
+        self._form = made.form
+        return copy, made.name
 
     def _change(self) -> str:
         slopes, graph = self.setting.slopes, self.setting.graph
         # The activation of `before` moves behind the sum, and its explicit slope with it.
         sloped = [c for c in graph.calls if c.path == self.new.before and id(c.op) in slopes.ops]
         if not sloped:
-            return bridge_(self.setting.model, slopes=slopes, **self._arguments())
+            return self._build()
         old = {id(c.op) for c in graph.calls}
         slopes.remove(keep=slopes.ops - {id(sloped[0].op)})
         try:
-            name = bridge_(self.setting.model, slopes=slopes, **self._arguments())
+            name = self._build()
         except BaseException:
             slopes.install(sloped[0])
             raise
@@ -339,6 +338,12 @@ class PutBridge(_Structural):
             if id(call.op) not in old:
                 slopes.install(call)
         return name
+
+    def _build(self) -> str:
+        arguments = self._arguments()
+        made = bridged_(self.setting.model, slopes=self.setting.slopes, **arguments)
+        self._form = made.form
+        return made.name
 
     def _record(self, name: str, width: int) -> SiteGrowth:
         return SiteGrowth(
@@ -348,7 +353,7 @@ class PutBridge(_Structural):
             width_before=0,
             width_after=width,
             method=self.method.name,
-            form="outgoing",
+            form=self._form,
             kind="bridge",
         )
 

@@ -312,6 +312,8 @@ def test_a_model_that_does_not_run_as_wide_is_as_it_was(monkeypatch):
 class Careless(kg.methods.Random):
     """Forgets that the fan-in of new neurons has to be zero."""
 
+    forms = ("outgoing",)
+
     def solve(self, problem, rng):
         solution = super().solve(problem, rng)
         solution.fan_in = np.ones_like(solution.fan_in)

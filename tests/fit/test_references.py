@@ -40,6 +40,7 @@ def one_growth(data, amount=2, at=GROW_AT, **arguments):
         method="random",
         schedule=kg.schedules.Every(at, times=1),
         selector=kg.selectors.All(amount=amount),
+        form="outgoing",
         **arguments,
     )
 

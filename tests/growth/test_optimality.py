@@ -201,6 +201,7 @@ def test_gradient_of_new_fan_in_is_the_largest_possible(case):
         np.random.default_rng(0),
         Batches((x, y, None)),
         kg.Slopes(),
+        form="outgoing",
     )
     done = step.run()
     (site,) = done.plan.sites

@@ -72,7 +72,7 @@ def test_slopes(name: str) -> None:
     step = GrowthStep(
         atlas, {target: K}, kg.methods.GradMax(), np.random.default_rng(0),
         Batches((x, y, None)),
-        kg.Slopes(),
+        kg.Slopes(), form="outgoing",
     )  # fmt: skip
     done = step.run()
     (site,) = done.plan.sites

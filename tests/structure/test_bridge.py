@@ -178,7 +178,7 @@ def test_the_first_gradient_is_the_best_possible(name):
     compiled_for(model)
     x = inputs_for(model)
     y = np.random.default_rng(2).standard_normal((16, model.output_shape[-1])).astype("float32")
-    options = {"after": "a", "before": "b", "width": width, "seed": 0}
+    options = {"after": "a", "before": "b", "width": width, "seed": 0, "form": "outgoing"}
     bridged = kg.bridge(model, activation="tanh", data=(x, y), **options)
     hidden, out = (_keras.kernel_of(bridged.get_layer(n)) for n in ("a_b_bridge", "a_b_bridge_out"))
     fan_in, fan_out = (keras.ops.convert_to_numpy(v) for v in (hidden, out))
@@ -327,7 +327,8 @@ def test_in_fit(slopes):
 
     model = compiled(net(), keras.optimizers.Adam(0.02))
     kept = kg.Slopes() if slopes else None
-    bridging = Bridging(data, at, after="a", before="b", width=2, slopes=kept)
+    form = "outgoing" if slopes else "auto"
+    bridging = Bridging(data, at, after="a", before="b", width=2, slopes=kept, form=form)
     record = StepLosses()
     model.fit(*data, batch_size=batch, shuffle=False, verbose=0, callbacks=[bridging, record])
     fresh = compiled(net(relu_with_slope if slopes else "relu"), keras.optimizers.Adam(0.02))

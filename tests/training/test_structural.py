@@ -225,7 +225,9 @@ def test_a_bridge_into_a_layer_that_has_grown():
                 layer.activation for layer in self.model.layers if hasattr(layer, "activation")
             ])  # fmt: skip
 
-    growth = kg.GrowthCallback(DATA, "random", kg.schedules.Every(2, times=2), selector)
+    growth = kg.GrowthCallback(
+        DATA, "random", kg.schedules.Every(2, times=2), selector, form="outgoing"
+    )
     model.fit(*DATA, batch_size=16, epochs=2, verbose=0, callbacks=[growth, Look()])
     assert [e.sites[0].kind for e in growth.events] == ["widen", "bridge"]
     assert not any(a is keras.activations.relu for a in slopes[-1])  # explicit during fit
@@ -241,7 +243,7 @@ def test_a_bridge_that_fails_puts_the_slope_back(monkeypatch):
     def broken(model, **arguments):
         raise MemoryError("no room")
 
-    monkeypatch.setattr(operations, "bridge_", broken)
+    monkeypatch.setattr(operations, "bridged_", broken)
     inputs = keras.Input((FEATURES,), name="features")
     x = layers.Dense(3, activation="relu", name="b")(inputs)
     model = compiled(keras.Model(inputs, layers.Dense(CLASSES, name="scores")(x)))
@@ -253,7 +255,7 @@ def test_a_bridge_that_fails_puts_the_slope_back(monkeypatch):
 
     growth = kg.GrowthCallback(
         DATA, "random", kg.schedules.Every(1, times=2),
-        S.InTurn(S.All(1), S.Bridge("features", "b", 3, activation="tanh")),
+        S.InTurn(S.All(1), S.Bridge("features", "b", 3, activation="tanh")), form="outgoing",
     )  # fmt: skip
     with pytest.warns(UserWarning, match="no room"):
         model.fit(*DATA, batch_size=16, verbose=0, callbacks=[growth, Look()])

@@ -302,10 +302,11 @@ class SiteGradients:
     def _seen(self, record: Record) -> Iterator[tuple[Call, Any]]:
         """What each call that reads new channels sees of those that are present."""
         for call, extra in self._reading(record):
-            x = record.tensors[call.inputs[0]]
+            ref = call.inputs[0]
+            x = record.tensors[ref]
             if extra is not None:
                 x = ops.concatenate([x, ops.cast(extra.tensor, x.dtype)], axis=extra.axis)
-            yield call, x
+            yield call, record.counted(ref, x, self.shadows.plan.states[ref].axis)
 
     def _shared(self) -> list[tuple[Record, float]]:
         return list(zip(self.records, shares(self.records), strict=True))

@@ -33,6 +33,7 @@ class Record:
         tensors: of the pass, by `Ref`: inputs of producers, and what joins the new channels.
         gradients: of the loss, by the pre-activations of the consumers.
         weights: gradients of the loss by the variables that were asked for, by id.
+        masks: of those tensors that have one: which positions count.
     """
 
     loss: float
@@ -40,6 +41,19 @@ class Record:
     tensors: dict[Ref, Any]
     gradients: dict[Call, Any]
     weights: dict[int, Any] = field(default_factory=dict)
+    masks: dict[Ref, Any] = field(default_factory=dict)
+
+    def counted(self, ref: Ref, tensor: Any, axis: int) -> Any:
+        """`tensor`, of the positions of `ref`, with zeros where a mask leaves a position out.
+
+        Args:
+            axis: of its channels.
+        """
+        mask = self.masks.get(ref)
+        positions = [d for a, d in enumerate(tensor.shape) if a != axis]
+        if mask is None or list(mask.shape) != positions:
+            return tensor
+        return tensor * ops.expand_dims(ops.cast(mask, tensor.dtype), axis)
 
     @property
     def size(self) -> int:
@@ -99,7 +113,7 @@ class Recording:
         Raises:
             DataError: the loss cannot be computed or is not finite.
         """
-        value, (tensors, gradients) = self._pass(x, y, sample_weight)
+        value, (tensors, masks, gradients) = self._pass(x, y, sample_weight)
         loss = float(_backend.to_numpy(value))
         if not np.isfinite(loss):
             raise DataError(
@@ -113,6 +127,7 @@ class Recording:
             dict(zip(self.kept, tensors, strict=True)),
             dict(zip(self.probed, gradients[:count], strict=True)),
             {id(v): g for v, g in zip(self.trained, gradients[count:], strict=True)},
+            {r: mask for r, mask in zip(self.kept, masks, strict=True) if mask is not None},
         )
 
     def _refs_to_keep(self, inputs: bool) -> list[Ref]:
@@ -147,16 +162,17 @@ class Recording:
             def body() -> tuple[Any, Any]:
                 y_pred, env = run(self.graph, x, hook, training=True)
                 loss = loss_of(self.model, x, y, y_pred, sample_weight)
-                return loss * scale, [env[r] for r in self.kept]
+                return loss * scale, self._kept_of(env)
 
             values = [
                 (v, probe(place[id(v)], value) if id(v) in place else value) for v, value in mapping
             ]
             return _keras.pure_call(body, values)
 
-        loss, gradients, tensors = _backend.gradients(forward)
+        loss, gradients, (tensors, masks) = _backend.gradients(forward)
         return loss / scale, (
             [ops.stop_gradient(_single(t)) for t in tensors],
+            masks,
             [ops.stop_gradient(_single(g if scale == 1 else g / scale)) for g in gradients],
         )
 
@@ -165,10 +181,16 @@ class Recording:
 
         def body() -> Any:
             _, env = run(self.graph, x, training=True)
-            return [env[r] for r in self.kept]
+            return self._kept_of(env)
 
-        tensors = _keras.pure_call(body, mapping)
-        return ops.convert_to_tensor(0.0), ([ops.stop_gradient(_single(t)) for t in tensors], [])
+        tensors, masks = _keras.pure_call(body, mapping)
+        kept = [ops.stop_gradient(_single(t)) for t in tensors]
+        return ops.convert_to_tensor(0.0), (kept, masks, [])
+
+    def _kept_of(self, env: dict[Ref, Any]) -> tuple[list[Any], list[Any]]:
+        """The tensors to keep, and their masks or None."""
+        tensors = [env[r] for r in self.kept]
+        return tensors, [_keras.mask_of(t) for t in tensors]
 
     def _has_float16(self) -> bool:
         return any(la.compute_dtype == "float16" for la in _keras.sublayers(self.model))

@@ -116,13 +116,20 @@ class SiteShadows:
         ]
 
     def inputs(self, record: Record) -> list[Any]:
-        """What a fan-in multiplies, by producer: rows of (positions of all samples, entries)."""
+        """What a fan-in multiplies, by producer: rows of (positions of all samples, entries).
+
+        Positions that a mask leaves out are zero.
+        """
         parts = []
         for slot in self.site.writes:
             op = slot.producer.call.op
             calls = [c for c in self.plan.atlas.graph.calls if c.op is op]
-            patches = [rule_for(op).patches(c, record.tensors[c.inputs[0]]) for c in calls]
-            parts.append([(p.tensor, p.axis) for p in patches])
+            found = []
+            for call in calls:
+                ref = call.inputs[0]
+                patches = rule_for(op).patches(call, record.tensors[ref])
+                found.append((record.counted(ref, patches.tensor, patches.axis), patches.axis))
+            parts.append(found)
         return parts
 
     def _context(
