@@ -20,7 +20,7 @@ from keras_grow.growth.engine import CHECKED_SAMPLES, GrowthStep
 from keras_grow.growth.methods import Method
 from keras_grow.growth.outputs import Outputs, compare, tolerance_of
 from keras_grow.insertion import insert, insert_
-from keras_grow.insertion.bridging import bridged, check_bridge, check_bridge_method
+from keras_grow.insertion.bridging import bridged, bridged_, check_bridge, check_bridge_method
 from keras_grow.logs.events import SiteGrowth
 from keras_grow.planning import Atlas, Plan, Site, make_plan, survey
 from keras_grow.planning.cost import graph_flops
