@@ -24,6 +24,7 @@ except ImportError as error:
         "pip install 'keras-grow[tensorboard]'"
     ) from error
 
+from keras_grow.tools.figures.check import check
 from keras_grow.tools.figures.comparison import Gain, gain, gains, tradeoff
 from keras_grow.tools.figures.cost import costs
 from keras_grow.tools.figures.network import network
@@ -35,6 +36,7 @@ from keras_grow.tools.figures.widths import width_map, widths
 __all__ = [
     "Gain",
     "bare",
+    "check",
     "colors",
     "costs",
     "gain",
