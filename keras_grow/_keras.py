@@ -404,7 +404,9 @@ def nadam_product(optimizer: Any) -> float:
 
 def is_plain_descent(model: Any) -> bool:
     """Whether the model trains by gradient descent without momentum."""
-    optimizer = getattr(model, "optimizer", None) if getattr(model, "compiled", False) else None
+    optimizer: Any = (
+        getattr(model, "optimizer", None) if getattr(model, "compiled", False) else None
+    )
     while hasattr(optimizer, "inner_optimizer"):
         optimizer = optimizer.inner_optimizer
     return isinstance(optimizer, keras.optimizers.SGD) and not optimizer.momentum

@@ -81,7 +81,7 @@ def foresee(
         RMSprop, Adagrad, Adadelta and Lion, or the weights on that side are not trained.
     """
     outgoing = problem.form == OUTGOING
-    slots = list(site.writes) if outgoing else fan_out_slots(site)
+    slots: list[Any] = list(site.writes) if outgoing else fan_out_slots(site)
     parts = [part.reshape(len(part), -1) for part in cut_rows(new, slots)]
     squares: dict[str, Any] = {"new": 0.0, "present": 0.0, "norm": 0.0}
     memory, scales, known = 1.0, True, False
@@ -176,10 +176,9 @@ def _rule_of(model: Any, variable: Any) -> _Rule | None:
                 n: v for n, v in own.items()
                 if v is not None and tuple(v.shape) == tuple(variable.shape)
             }  # fmt: skip
-            rate = _keras.rate_of(optimizer)
-            return _Rule(
-                optimizer, update, full, rate, int(_backend.to_numpy(optimizer.iterations))
-            )
+            rate = _keras.rate_of(optimizer) or 0.0
+            done = int(_backend.to_numpy(optimizer.iterations))
+            return _Rule(optimizer, update, full, rate, done)
     return None
 
 

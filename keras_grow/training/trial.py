@@ -293,7 +293,8 @@ class _Run:
         losses = np.array(recorder.losses)
         epoch = len(losses) // self.epochs
         before, after = losses[: self.when][-epoch:], losses[self.when :][:epoch]
-        vitality, first = None, {}
+        vitality = None
+        first: dict[str, Any] = {}
         if grower is not None:
             if not grower.events or not grower.events[0].sites:
                 raise GrowthError(

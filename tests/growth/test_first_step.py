@@ -12,23 +12,23 @@ from keras_grow.growth.engine import GrowthStep
 from keras_grow.growth.outputs import Outputs
 from keras_grow.planning import survey
 
-O = keras.optimizers
+opt = keras.optimizers
 OPTIMIZERS = {
-    "SGD": lambda: O.SGD(0.05),
-    "SGD, momentum": lambda: O.SGD(0.05, momentum=0.9),
-    "SGD, Nesterov": lambda: O.SGD(0.05, momentum=0.5, nesterov=True),
-    "SGD, clipped": lambda: O.SGD(0.05, clipnorm=0.02),
-    "Adam": lambda: O.Adam(0.01),
-    "Adam, amsgrad": lambda: O.Adam(0.01, amsgrad=True),
-    "AdamW": lambda: O.AdamW(0.01, weight_decay=0.0),
-    "Nadam": lambda: O.Nadam(0.01),
-    "Adamax": lambda: O.Adamax(0.01),
-    "RMSprop": lambda: O.RMSprop(0.01, momentum=0.5, centered=True),
-    "Adagrad": lambda: O.Adagrad(0.05),
-    "Adadelta": lambda: O.Adadelta(5.0),
-    "Lion": lambda: O.Lion(0.003),
-    "a schedule": lambda: O.SGD(O.schedules.ExponentialDecay(0.1, 2, 0.5), momentum=0.9),
-    "loss scaling": lambda: O.LossScaleOptimizer(O.Adam(0.01), initial_scale=4.0),
+    "SGD": lambda: opt.SGD(0.05),
+    "SGD, momentum": lambda: opt.SGD(0.05, momentum=0.9),
+    "SGD, Nesterov": lambda: opt.SGD(0.05, momentum=0.5, nesterov=True),
+    "SGD, clipped": lambda: opt.SGD(0.05, clipnorm=0.02),
+    "Adam": lambda: opt.Adam(0.01),
+    "Adam, amsgrad": lambda: opt.Adam(0.01, amsgrad=True),
+    "AdamW": lambda: opt.AdamW(0.01, weight_decay=0.0),
+    "Nadam": lambda: opt.Nadam(0.01),
+    "Adamax": lambda: opt.Adamax(0.01),
+    "RMSprop": lambda: opt.RMSprop(0.01, momentum=0.5, centered=True),
+    "Adagrad": lambda: opt.Adagrad(0.05),
+    "Adadelta": lambda: opt.Adadelta(5.0),
+    "Lion": lambda: opt.Lion(0.003),
+    "a schedule": lambda: opt.SGD(opt.schedules.ExponentialDecay(0.1, 2, 0.5), momentum=0.9),
+    "loss scaling": lambda: opt.LossScaleOptimizer(opt.Adam(0.01), initial_scale=4.0),
 }
 ADDED = 3
 
@@ -104,14 +104,14 @@ def test_all_known_optimizers_are_tested():
 
 
 def test_what_is_not_known_is_left_out():
-    _, done = grow(net(O.Adafactor(0.01)), "inverse")
+    _, done = grow(net(opt.Adafactor(0.01)), "inverse")
     assert done.sites[0].first_step is None
     assert done.sites[0].first_reach is None
 
 
 def test_an_outgoing_growth_behind_batch_normalization_is_held_back():
     """Unbounded, the first steps would carry new fan-ins many times as far as present ones."""
-    model = net(O.SGD(0.5, momentum=0.9), normalize=True)
+    model = net(opt.SGD(0.5, momentum=0.9), normalize=True)
     outputs = numpy_of(model(batch()[0]))
     _, done = grow(model, "outgoing")
     (record,) = done.sites
@@ -125,7 +125,7 @@ def test_an_outgoing_growth_behind_batch_normalization_is_held_back():
 
 def test_a_first_step_that_cannot_be_held_back_is_warned_of():
     """Adam's updates are of the size of the rate, whatever the gradient."""
-    model = net(O.Adam(0.01))
+    model = net(opt.Adam(0.01))
     model.optimizer.learning_rate = 1.0
     with pytest.warns(UserWarning, match=r"site 'p' will carry .* warmup="):
         _, done = grow(model, "inverse")
@@ -133,7 +133,7 @@ def test_a_first_step_that_cannot_be_held_back_is_warned_of():
 
 
 def test_small_steps_are_left_alone():
-    _, done = grow(net(O.SGD(0.01)), "outgoing")
+    _, done = grow(net(opt.SGD(0.01)), "outgoing")
     assert not any("were scaled by" in note for note in done.sites[0].notes)
     assert 0 < done.sites[0].first_reach < 1
 
@@ -144,16 +144,16 @@ def test_small_steps_are_left_alone():
 @pytest.mark.parametrize(
     ("optimizer", "normalize", "method", "form"),
     [
-        (lambda: O.SGD(0.01), False, kg.methods.GradMax(), "outgoing"),
-        (lambda: O.SGD(0.01), False, kg.methods.Random(), "outgoing"),
-        (lambda: O.SGD(0.01), True, kg.methods.GradMax(), "inverse"),
-        (lambda: O.SGD(0.01), True, kg.methods.Random(), "inverse"),
-        (lambda: O.SGD(0.01, momentum=0.9), False, kg.methods.GradMax(), "inverse"),
-        (lambda: O.SGD(0.01, momentum=0.9), False, kg.methods.Random(), "inverse"),
-        (lambda: O.Adam(0.01), False, kg.methods.Tiny(), "inverse"),
-        (lambda: O.Adam(0.01), True, kg.methods.Firefly(), "inverse"),
-        (lambda: O.Adam(0.01), False, kg.methods.Split(), "split"),
-        (lambda: O.SGD(0.01), False, kg.methods.Pursuit(), "inverse"),
+        (lambda: opt.SGD(0.01), False, kg.methods.GradMax(), "outgoing"),
+        (lambda: opt.SGD(0.01), False, kg.methods.Random(), "outgoing"),
+        (lambda: opt.SGD(0.01), True, kg.methods.GradMax(), "inverse"),
+        (lambda: opt.SGD(0.01), True, kg.methods.Random(), "inverse"),
+        (lambda: opt.SGD(0.01, momentum=0.9), False, kg.methods.GradMax(), "inverse"),
+        (lambda: opt.SGD(0.01, momentum=0.9), False, kg.methods.Random(), "inverse"),
+        (lambda: opt.Adam(0.01), False, kg.methods.Tiny(), "inverse"),
+        (lambda: opt.Adam(0.01), True, kg.methods.Firefly(), "inverse"),
+        (lambda: opt.Adam(0.01), False, kg.methods.Split(), "split"),
+        (lambda: opt.SGD(0.01), False, kg.methods.Pursuit(), "inverse"),
     ],
 )
 def test_auto_takes_the_form_that_helps(optimizer, normalize, method, form):
@@ -174,7 +174,7 @@ def test_auto_takes_the_outgoing_form_where_the_inverse_one_is_not_exact():
 
 
 def test_random_neurons_start_with_the_statistics_of_the_growth_batch():
-    model = net(O.SGD(0.01, momentum=0.9), normalize=True)
+    model = net(opt.SGD(0.01, momentum=0.9), normalize=True)
     grow(model, "auto", kg.methods.Random())
     fan_in = numpy_of(model.get_layer("p").kernel)[:, 5:]
     answers = batch()[0] @ fan_in
@@ -190,7 +190,7 @@ def test_random_neurons_start_with_the_statistics_of_the_growth_batch():
 @pytest.mark.parametrize("normalize", [False, True])
 def test_the_first_step_of_old_weights_is_not_disturbed(normalize):
     """In the inverse form: gradients by present weights are those of a model that did not grow."""
-    plain, grown = (net(O.SGD(0.05, momentum=0.9), normalize) for _ in range(2))
+    plain, grown = (net(opt.SGD(0.05, momentum=0.9), normalize) for _ in range(2))
     grow(grown, "auto")
     for model in (plain, grown):
         model.train_on_batch(*batch())

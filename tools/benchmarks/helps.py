@@ -19,7 +19,7 @@ from keras_grow.zoo import digits
 #: Of Debian's package dataset-fashion-mnist.
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 #: By data set: batch size and epochs.
-LENGTHS = {"digits": (32, 16), "fashion": (64, 12)}
+LENGTHS = {"digits": (32, 16), "fashion": (64, 12), "fashion28": (128, 16)}
 OPTIMIZERS = ("sgd", "adamw")
 #: Methods whose sites are refused in some of the networks are listed as such.
 METHODS = ("gradmax", "random", "tiny", "split", "firefly", "gradmaxopt", "pursuit")
@@ -52,10 +52,11 @@ class Rate(keras.optimizers.schedules.LearningRateSchedule):
         return {"rate": self.rate, "steps": self.steps, "kind": self.kind}
 
 
-def load(name: str, train: int = 4096, test: int = 4000) -> tuple[Arrays, Arrays]:
+def load(name: str) -> tuple[Arrays, Arrays]:
     """Images of mean 0 and deviation 1, and labels.
 
-    Fashion-MNIST is halved to 14 x 14 pixels by averaging, and cut to `train` and `test` images.
+    "fashion" is the first 4,096 and 4,000 images of Fashion-MNIST, halved to 14 x 14 pixels by
+    averaging; "fashion28" the first 12,000 and 5,000 as they are.
 
     Raises:
         click.ClickException: the files of Fashion-MNIST are not there.
@@ -63,14 +64,17 @@ def load(name: str, train: int = 4096, test: int = 4000) -> tuple[Arrays, Arrays
     if name == "digits":
         (x, y), (x_test, y_test) = digits.load_data(seed=0)
     else:
-        x, x_test = (_images(f"{part}-images-idx3", n) for part, n in _parts(train, test))
-        y, y_test = (_labels(f"{part}-labels-idx1", n) for part, n in _parts(train, test))
+        whole = name == "fashion28"
+        x, y = _fashion("train", 12_000 if whole else 4_096, whole)
+        x_test, y_test = _fashion("t10k", 5_000 if whole else 4_000, whole)
     mean, deviation = x.mean(), x.std()
     return ((x - mean) / deviation, y), ((x_test - mean) / deviation, y_test)
 
 
-def _parts(train: int, test: int) -> tuple[tuple[str, int], tuple[str, int]]:
-    return ("train", train), ("t10k", test)
+def _fashion(part: str, count: int, whole: bool) -> Arrays:
+    images = _bytes(f"{part}-images-idx3", 16).reshape(-1, 14, 2, 14, 2, 1)[:count]
+    images = images.reshape(-1, 28, 28, 1) if whole else images.mean(axis=(2, 4))
+    return images.astype("float32"), _bytes(f"{part}-labels-idx1", 8)[:count].astype("int32")
 
 
 def _bytes(name: str, offset: int) -> np.ndarray:
@@ -82,15 +86,6 @@ def _bytes(name: str, offset: int) -> np.ndarray:
         )
     with gzip.open(path) as file:
         return np.frombuffer(file.read(), np.uint8, offset=offset)
-
-
-def _images(name: str, count: int) -> np.ndarray:
-    whole = _bytes(name, 16).reshape(-1, 14, 2, 14, 2, 1)[:count]
-    return whole.mean(axis=(2, 4)).astype("float32")
-
-
-def _labels(name: str, count: int) -> np.ndarray:
-    return _bytes(name, 8)[:count].astype("int32")
 
 
 def cells(
@@ -105,7 +100,8 @@ def cells(
     """The cells of one network, data set and optimizer, as plain values.
 
     Args:
-        ways: methods, as "gradmax" or "gradmax:outgoing".
+        ways: methods, as "gradmax", "gradmax:outgoing" or, with a warm-up of 100 steps,
+            "gradmax:outgoing:100".
         ats: when to grow, as a part of all steps.
     """
     build, *rates = NETWORKS[network]
@@ -127,7 +123,7 @@ def cells(
     widths = target(build(x.shape[1:], 1.0))
     known = None
     for way in ways:
-        method, _, form = way.partition(":")
+        method, form, warmup = (*way.split(":"), *("auto", "0")[way.count(":") :])
         for at in ats:
             cell: dict[str, Any] = {
                 "network": network, "data": data, "optimizer": optimizer, "way": way, "at": at,
@@ -137,7 +133,7 @@ def cells(
                 check = kg.growth_check(
                     lambda: make(0.5), lambda: make(1.0), (x, y), validation_data=test,
                     epochs=epochs, batch_size=batch_size, at=at, method=method,
-                    form=form or "auto", seeds=seeds, names=list(widths), known=known,
+                    form=form, warmup=int(warmup), seeds=seeds, names=list(widths), known=known,
                     on_failure="raise",
                 )  # fmt: skip
             except kg.GrowthError as error:
@@ -209,7 +205,7 @@ def markdown(found: Sequence[dict[str, Any]]) -> str:
 @click.option("--network", "networks", multiple=True, type=click.Choice(sorted(NETWORKS)))
 @click.option("--data", "datasets", multiple=True, type=click.Choice(sorted(LENGTHS)))
 @click.option("--optimizer", "optimizers", multiple=True, type=click.Choice(OPTIMIZERS))
-@click.option("--way", "ways", multiple=True, help="METHOD or METHOD:FORM; default gradmax.")
+@click.option("--way", "ways", multiple=True, help="METHOD[:FORM[:WARMUP]]; default gradmax.")
 @click.option(
     "--at", "ats", multiple=True, type=float, help="Parts of training; default 0.25, 0.5."
 )
@@ -239,7 +235,7 @@ def command(
         click.echo(markdown([json.loads(line) for line in out.read_text().splitlines()]))
         return
     found = []
-    for network in networks or tuple(NETWORKS):
+    for network in networks or tuple(n for n in NETWORKS if n != "batchnorm"):
         for data in datasets or ("digits",):
             for optimizer in optimizers or OPTIMIZERS:
                 for cell in cells(

@@ -35,6 +35,17 @@ def conv_bn(shape: tuple[int, ...], width: float) -> keras.Model:
     return conv(shape, width, normalize=True)
 
 
+def batchnorm(shape: tuple[int, ...], width: float) -> keras.Model:
+    """As `conv_bn`, halving twice and without biases: for images of 28 x 28."""
+    inputs = x = keras.Input(shape)
+    for n, (filters, stride) in enumerate(((16, 2), (32, 2), (32, 1))):
+        x = layers.Conv2D(int(filters * width), 3, stride, "same", use_bias=False, name=f"conv{n}")(
+            x
+        )
+        x = layers.ReLU()(layers.BatchNormalization()(x))
+    return keras.Model(inputs, _head(x))
+
+
 def wrn10(shape: tuple[int, ...], width: float) -> keras.Model:
     """A WRN-10: three pre-activation blocks; the first convolution of each grows."""
     inputs = keras.Input(shape)
@@ -94,6 +105,7 @@ NETWORKS: dict[str, tuple[Callable[..., keras.Model], float, float]] = {
     "mlp": (mlp, 0.02, 0.003),
     "conv": (conv, 0.02, 0.003),
     "conv_bn": (conv_bn, 0.1, 0.003),
+    "batchnorm": (batchnorm, 0.1, 0.003),
     "wrn10": (wrn10, 0.1, 0.003),
     "mobilenet": (mobilenet, 0.1, 0.003),
     "transformer": (transformer, 0.05, 0.003),
