@@ -29,7 +29,7 @@ from keras_grow.training.operations import Operation, Outcome, Setting, check, o
 from keras_grow.training.schedules import Moment, Schedule
 from keras_grow.training.selecting import Occasion, Selector, Widening
 from keras_grow.training.selectors import All
-from keras_grow.training.warmup import Warmup
+from keras_grow.training.warmup import Warmup, warmup_for
 
 
 class GrowthCallback(keras.callbacks.Callback):
@@ -78,7 +78,9 @@ class GrowthCallback(keras.callbacks.Callback):
         max_parameters, max_flops: what the model may have after a growth. One that would pass it
             is cut down to what fits, or left out; the event's `notes` say so.
         warmup: training steps in which new weights of wider layers move less than the optimizer
-            would have them, a linearly rising part of it. A warm-up ends with its `fit`. Callbacks
+            would have them, a linearly rising part of it; 0 for none. "auto" takes 2.5 r steps
+            after a growth whose new weights are foreseen to step r > 12 times as far as present
+            ones, which happens with Adam and its kin. A warm-up ends with its `fit`. Callbacks
             listed before this one see the weights of a step before that part is taken back.
         dry_run: decide, choose weights and log everything, but change nothing. Every event says
             what would grow from the model as it is.
@@ -131,7 +133,7 @@ class GrowthCallback(keras.callbacks.Callback):
         batch_size: int = 512,
         max_parameters: float | None = None,
         max_flops: float | None = None,
-        warmup: int = 0,
+        warmup: int | str = "auto",
         dry_run: bool = False,
         seed: int | None = 0,
         verify: bool = True,
@@ -159,7 +161,8 @@ class GrowthCallback(keras.callbacks.Callback):
         for name, limit in limits.items():
             if limit is not None and not (is_real(limit) and limit > 0):
                 raise GrowthError(f"{name} must be a positive number. Received: {name}={limit!r}")
-        check_whole("warmup", warmup, 0)
+        if warmup != "auto":
+            check_whole("warmup", warmup, 0)
         check_flag("dry_run", dry_run)
         check_flag("verify", verify)
         if seed is None:
@@ -193,7 +196,7 @@ class GrowthCallback(keras.callbacks.Callback):
         self._slopes = Slopes()
         self._outputs: Outputs | None = None
         self._stoppings: list[Any] = []
-        self._warming = Warmup(warmup) if warmup else None
+        self._warming = self._new_warmup()
         self._look: Look | None = None
         self._epoch = 0
         self._epoch_start = 0
@@ -277,8 +280,7 @@ class GrowthCallback(keras.callbacks.Callback):
         self._outputs = Outputs(atlas.graph) if self.verify else None
         self._stoppings = _keras.early_stoppings(self)
         self._look = None
-        if self.warmup:  # weights may have changed since the last fit
-            self._warming = Warmup(self.warmup)
+        self._warming = self._new_warmup()  # weights may have changed since the last fit
         self._slopes.remove()  # of a fit that ended in an error, where `on_train_end` is not called
         for call in atlas.graph.calls:
             if call.path in self._grown:
@@ -445,10 +447,29 @@ class GrowthCallback(keras.callbacks.Callback):
             self.carried_out = work.plan
             calls = graph_of(look.model).calls
             self._grown = {c.path for c in calls if id(c.op) in self._slopes.ops}
-            if self._warming is not None and work.plan is not None:
-                self._warming.note(work.plan)
+            self._warm_up(work.plan, done, event)
         done.seconds = {"data": look.seconds, **done.seconds}
         return done
+
+    def _new_warmup(self) -> Warmup | None:
+        if self.warmup == "auto":
+            return Warmup(1)
+        return Warmup(int(self.warmup)) if self.warmup else None
+
+    def _warm_up(self, plan: Plan | None, done: Outcome, event: GrowthEvent) -> None:
+        """Holds the new weights back, where that was asked for or is needed."""
+        if self._warming is None or plan is None:
+            return
+        if self.warmup != "auto":
+            self._warming.note(plan)
+            return
+        steps = warmup_for(site.first_step for site in done.sites)
+        self._warming.note(plan, max(steps, 1))
+        if steps:
+            event.notes.append(
+                f"new weights move slowly for {steps} steps: their first one would be up to "
+                f"{max(s.first_step or 0 for s in done.sites):.0f} times that of present ones"
+            )
 
     def _room(self, event: GrowthEvent) -> Room:
         parameters = math.inf if self.max_parameters is None else self.max_parameters

@@ -1,5 +1,6 @@
 """New weights move slowly at first, whatever the optimizer."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,14 +55,16 @@ class Warmup:
         """Whether weights are being held back."""
         return bool(self._growths)
 
-    def note(self, plan: Plan) -> None:
+    def note(self, plan: Plan, steps: int | None = None) -> None:
         """Remembers which weights a growth that has just been carried out has added.
 
         Weights of an earlier growth go on with their own warm-up where the plan has put them.
 
         Args:
             plan: what was carried out.
+            steps: of this growth's warm-up, instead of the usual ones.
         """
+        steps = self.steps if steps is None else steps
         edits: dict[int, list[Edit]] = {}
         for edit in plan.edits:
             edits.setdefault(id(edit.variable), []).append(edit)
@@ -69,14 +72,14 @@ class Warmup:
             for key, held in growth.held.items():
                 if key in edits:
                     held.put(moved(held.new, edits[key]))
-        latest = _Growth()
+        latest = _Growth(steps)
         for key, own in edits.items():
             variable = own[0].variable
             if variable.trainable:
                 held = _Held(variable)
                 held.put(new_entries(own, _shape_before(own)))
                 latest.held[key] = held
-        if self.steps > 1 and latest.held:
+        if steps > 1 and latest.held:
             self._growths.append(latest)
         self._remember()
 
@@ -90,7 +93,7 @@ class Warmup:
         check_whole("count", count, 1)
         after = {key: ops.stop_gradient(h.variable.value) for key, h in self._all().items()}
         for growth in self._growths:
-            parts = np.arange(growth.age + 1, growth.age + count + 1) / self.steps
+            parts = np.arange(growth.age + 1, growth.age + count + 1) / growth.steps
             part = float(np.minimum(parts, 1.0).mean())
             growth.age += count
             if part == 1.0:
@@ -100,7 +103,7 @@ class Warmup:
                 after[key] = ops.where(held.mask, before + part * (now - before), now)
                 held.variable.assign(after[key])
         # The step that comes next is the whole one for those of age steps - 1.
-        self._growths = [g for g in self._growths if g.age < self.steps - 1]
+        self._growths = [g for g in self._growths if g.age < g.steps - 1]
         self._remember()
 
     def _all(self) -> dict[int, "_Held"]:
@@ -114,10 +117,30 @@ class Warmup:
         }
 
 
+# A new neuron may step this many times as far as a present one without holding anything up; one
+# that would step r times as far gets a warm-up of STEPS_PER_RATIO * r steps, up to LONGEST.
+UNHURRIED, STEPS_PER_RATIO, LONGEST = 12.0, 2.5, 200
+
+
+def warmup_for(first_steps: Iterable[float | None]) -> int:
+    """How many steps of warm-up a growth needs; 0 for none.
+
+    Adam and its kin divide by the root of past squared gradients. New weights have no past: their
+    updates are of the size of the rate at once, all one way, while present ones, whose gradients
+    change sign from batch to batch, take small ones.
+
+    Args:
+        first_steps: what is foreseen of every site, as `SiteGrowth.first_step` tells it.
+    """
+    largest = max((s for s in first_steps if s is not None), default=0.0)
+    return 0 if largest <= UNHURRIED else min(round(STEPS_PER_RATIO * largest), LONGEST)
+
+
 class _Growth:
     """What one growth has added, and how many training steps ago."""
 
-    def __init__(self) -> None:
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
         self.held: dict[int, _Held] = {}
         self.age = 0
 

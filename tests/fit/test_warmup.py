@@ -21,6 +21,7 @@ from fit.harness import (
 from keras import layers
 
 import keras_grow as kg
+from keras_grow.training import warmup as warmup_module
 from keras_grow.training.warmup import Warmup
 
 opt = keras.optimizers
@@ -226,3 +227,55 @@ def test_one_step_holds_nothing_back():
     assert not warmup.active
     with pytest.raises(kg.GrowthError, match="steps must be a whole number of 1 or more"):
         Warmup(0)
+
+
+# --- a warm-up where it is needed -----------------------------------------------------------------
+
+
+def fitted(optimizer, warmup="auto", steps=12):
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((64, 6)).astype("float32")
+    y = np.tanh(x @ rng.standard_normal((6, 4))).astype("float32")
+    inputs = keras.Input((6,))
+    hidden = keras.layers.Dense(5, activation="relu", name="p")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(4, name="c")(hidden))
+    model.compile(optimizer, "mse")
+    growth = kg.GrowthCallback(
+        (x, y), schedule=kg.schedules.Every(8, times=1), selector=kg.selectors.All(3),
+        warmup=warmup,
+    )  # fmt: skip
+    model.fit(x, y, batch_size=64, epochs=steps, verbose=0, shuffle=False, callbacks=[growth])
+    (event,) = growth.events
+    fan_out = np.array(keras.ops.convert_to_numpy(model.get_layer("c").kernel))[5:]
+    return event, np.abs(fan_out).max()
+
+
+def test_auto_holds_back_what_would_step_far_beyond_present_weights(monkeypatch):
+    monkeypatch.setattr(warmup_module, "UNHURRIED", 0.1)
+    event, held = fitted(keras.optimizers.Adam(0.01))
+    ratio = event.sites[0].first_step
+    assert ratio > 0.1
+    monkeypatch.setattr(warmup_module, "STEPS_PER_RATIO", 4 / ratio)
+    event, held = fitted(keras.optimizers.Adam(0.01))
+    steps = 4
+    assert f"new weights move slowly for {steps} steps" in event.notes[0]
+    _, same = fitted(keras.optimizers.Adam(0.01), steps)
+    np.testing.assert_allclose(held, same, rtol=1e-5)
+    _, free = fitted(keras.optimizers.Adam(0.01), 0)
+    assert held < 0.9 * free
+
+
+def test_auto_lets_what_steps_like_present_weights_go():
+    event, moved = fitted(keras.optimizers.SGD(0.05, momentum=0.9))
+    assert not event.notes
+    _, free = fitted(keras.optimizers.SGD(0.05, momentum=0.9), 0)
+    np.testing.assert_allclose(moved, free, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("first_steps", "steps"),
+    [((), 0), ((None,), 0), ((12.0, None), 0), ((3.0, 20.0), 50), ((1e6,), 200)],
+)
+def test_steps_of_warm_up_by_what_is_foreseen(first_steps, steps):
+    assert warmup_module.warmup_for(first_steps) == steps
