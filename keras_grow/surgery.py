@@ -74,9 +74,10 @@ def widen(
 ) -> Any:
     """A wider model that computes the same.
 
-    New neurons can be trained with plain Keras: where an activation such as relu has no slope at
-    zero, random ones get a random fan-in and a zero fan-out (the inverse form), and those of
-    gradient methods a fan-in of 1e-7 of the others' on the side where the slope is 1.
+    New neurons can be trained with plain Keras: they have a fan-in and a zero fan-out (the inverse
+    form) wherever that is exact. Elsewhere, and with form="outgoing", those behind an activation
+    without a slope at zero, such as relu, get a fan-in of 1e-7 of the others', on the side where
+    the slope is 1 if gradients are known.
 
     Args:
         model: a built functional or Sequential model; it is not changed.
@@ -84,8 +85,8 @@ def widen(
         method: a name such as "random" or "gradmax", or an object from `keras_grow.methods`.
         data: growth data, as `GrowthCallback` takes it; needed by methods that look at gradients.
         seed: of the new weights; None draws a fresh one.
-        form: "auto", "outgoing" (new fan-in zero), "inverse" (new fan-out zero), or another form
-            that the method knows.
+        form: "auto" (what helps: see docs/methods.md), "outgoing" (new fan-in zero), "inverse"
+            (new fan-out zero), or another form that the method knows.
         alone: grow only the named layers, not those that an Add ties to them: what their output
             is added to is padded with zeros instead (He et al. 2016, option A).
         batches: how many batches of 512 samples (or of the data's own size) gradients are taken

@@ -25,7 +25,7 @@ from keras_grow.growth.methods import Method
 from keras_grow.growth.methods.base import FORMS
 from keras_grow.growth.methods.checking import forms_of, wants_gradients
 from keras_grow.growth.statistics.shadows import SiteShadows
-from keras_grow.planning import Atlas, Plan, Site, make_plan
+from keras_grow.planning import Atlas, Plan, Site, SitePlan, make_plan
 from keras_grow.planning.plan import INVERSE, OUTGOING
 
 
@@ -56,9 +56,10 @@ def forms_for(
         return dict.fromkeys(amounts, form)
     if known[0] != OUTGOING or INVERSE not in known:
         return dict.fromkeys(amounts, known[0])
-    if not _keras.is_plain_descent(atlas.graph.model):
-        return _inverse_where_possible(atlas, amounts, amounts)
     plan = make_plan(atlas, amounts)
+    if not _keras.is_plain_descent(atlas.graph.model):
+        learning = (site.site for site in plan.sites if not _read_by_frozen(site))
+        return _inverse_where_possible(atlas, amounts, learning)
     unfit = {site.site for site in plan.sites if SiteShadows(plan, site).normalised}
     if not wants_gradients(method):
         # Nothing gives a zero fan-in a slope here (offline behind relu; always behind tanh_shrink,
@@ -100,6 +101,14 @@ def possible(atlas: Atlas, amounts: Mapping[Site, int], forms: Mapping[Site, str
     except RefusedError:  # new channels must be zero here, for example for RMSNormalization
         return False
     return True
+
+
+def _read_by_frozen(site: SitePlan) -> bool:
+    """Whether fan-outs stay what they are, and fan-ins do not: a zero fan-out would be no use."""
+    learns = [
+        any(slot.edit.variable.trainable for slot in side) for side in (site.writes, site.reads)
+    ]
+    return learns == [True, False]
 
 
 def _without_slope(plan: Plan, slopes: Slopes | None) -> list[Call]:

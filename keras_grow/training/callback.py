@@ -70,7 +70,10 @@ class GrowthCallback(keras.callbacks.Callback):
             happens, and where tensorboard is installed (TensorFlow is not needed) everything is
             written that `tensorboard --logdir` shows; see below. Then every growth also notes the
             gradient norm of the weights its sites had, which takes up to two training steps.
-        form: "auto", or a form of growth that the method knows, such as "inverse".
+        form: a form of growth that the method knows, such as "outgoing" (fan-in zero) or "inverse"
+            (fan-out zero). "auto" takes what was measured to help, site by site: the inverse form
+            where it is exact, unless the optimizer is SGD without momentum and no batch or group
+            normalisation follows.
         batches: how many batches of growth data an event looks at; None for all of it, once: a
             generator is read to its end, so it must have one. New layers and bridges look at the
             first.

@@ -170,6 +170,20 @@ def test_auto_takes_the_outgoing_form_where_the_inverse_one_is_not_exact():
     assert done.sites[0].form == "outgoing"
 
 
+@pytest.mark.parametrize(("frozen", "form"), [("c", "outgoing"), ("p", "inverse")])
+def test_half_frozen_sites_grow_in_the_form_in_which_new_neurons_learn(frozen, form):
+    model = net(opt.SGD(0.05, momentum=0.9))
+    model.get_layer(frozen).trainable = False
+    model.compile(opt.SGD(0.05, momentum=0.9), "mse")
+    done = kg.grow_(model, {"p": 8}, "gradmax", batch(), seed=0, slopes=kg.Slopes())
+    assert done.sites[0].form == form
+    before = side(model, form)[5:]
+    assert not before.any()
+    for _ in range(3):
+        model.train_on_batch(*batch())
+    assert np.abs(side(model, form)[5:]).max() > 1e-4
+
+
 # --- statistics and old weights -------------------------------------------------------------------
 
 
