@@ -37,14 +37,12 @@ class Settings:
     are evenly spaced over the first half of training; the second half is left to the finished
     network.
 
-    The learning rate is below the one that is best for training from scratch (about 0.02), on
-    purpose and for all four alike: GradMax makes the gradients of new neurons as large as can be,
-    so that at 0.02 their first steps overshoot, and most of them end up never active.
+    The learning rate is the one that is best for training from scratch, for all four alike.
     """
 
     epochs: int = 30
     batch_size: int = 64
-    learning_rate: float = 0.005
+    learning_rate: float = 0.02
     momentum: float = 0.9
     small: int = 2
     big: int = 8

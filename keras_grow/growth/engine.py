@@ -2,7 +2,6 @@
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ from keras_grow.errors import GrowthError, all_or_nothing
 from keras_grow.graph import graph_of
 from keras_grow.growth.amplitude import LineSearch
 from keras_grow.growth.data import Batch, Batches
-from keras_grow.growth.first_step import FURTHEST, FirstStep, foresee, gradient_of
+from keras_grow.growth.first_step import FirstStep, bounded
 from keras_grow.growth.forms import flat_sites, forms_for, planned
 from keras_grow.growth.methods import Method, Problem, Solution
 from keras_grow.growth.methods.base import JOINT, SPLIT, ZEROS
@@ -127,7 +126,7 @@ class GrowthStep:
         self.form = form
         self.seconds: dict[str, float] = {}
         self.measured: Measured | None = None
-        self.first_steps: dict[SitePlan, FirstStep] = {}
+        self.first_steps: dict[SitePlan, FirstStep | None] = {}
         self.report: Report | None = None
 
     def run(self) -> Growth:
@@ -256,8 +255,11 @@ class GrowthStep:
         problem = self.problem(site, gradients if wants_gradients(self.method) else None)
         try:
             solution = checked(self.method, problem, self.method.solve(problem, self.rng))
-            if problem.gradients is not None:
-                solution = self._bounded(site, problem, solution)
+            if self.measured is not None and problem.gradients is not None:
+                solution, step = bounded(
+                    self.model, site, problem, solution, self.method, self.measured.weights
+                )
+                self.first_steps[site] = step
             if gradients is not None and site.form == INVERSE and solution.fan_in.any():
                 place_moments(self.surgery, site, gradients, solution.fan_in)
         except NoSlope as reason:
@@ -267,53 +269,6 @@ class GrowthStep:
         if offline and site.site in self.stuck and not solution.fan_in.any():
             solution = replace(solution, fan_in=_nudged(problem, solution, self.rng))
         place(self.surgery, site, solution, self.method.name)
-
-    def _bounded(self, site: SitePlan, problem: Problem, solution: Solution) -> Solution:
-        """The solution, weaker where the first steps would throw new neurons too far.
-
-        What is foreseen of the first step is noted.
-        """
-        if problem.form not in (OUTGOING, INVERSE) or epsilon_of(self.method):
-            return solution
-        assert self.measured is not None
-
-        def foreseen(chosen: Solution) -> FirstStep | None:
-            assert self.measured is not None
-            new = gradient_of(problem, chosen)
-            return foresee(self.model, site, problem, new, self.measured.weights)
-
-        step = foreseen(solution)
-        shrinks = problem.form == OUTGOING or not problem.normalised
-        if step is not None and step.scales and shrinks and step.reach > FURTHEST:
-            part = FURTHEST / step.reach
-            note = (
-                f"new weights were scaled by {part:.2g}: the first steps would have carried them "
-                f"{step.reach:.2g} times as far as present ones are long"
-            )
-            solution = replace(
-                solution,
-                fan_out=solution.fan_out * part,
-                fan_in=solution.fan_in * part,
-                notes=(*solution.notes, note),
-            )
-            step = foreseen(solution)
-        if step is not None:
-            self.first_steps[site] = step
-            if step.reach > FURTHEST * (1 + 1e-3):
-                self._warn(site, step)
-        return solution
-
-    def _warn(self, site: SitePlan, step: FirstStep) -> None:
-        optimizer = type(self.model.optimizer).__name__
-        inverse = ", form='inverse'" if site.form == OUTGOING else ""
-        warnings.warn(
-            f"The first steps after growing site '{site.site.name}' will carry its new weights "
-            f"{step.reach:.2g} times as far as present ones are long, which may undo what the "
-            f"model has learned. Use a lower learning rate{inverse}, or warmup= of "
-            f"GrowthCallback. Received: method='{self.method.name}', {site.form} form, "
-            f"optimizer {optimizer}.",
-            stacklevel=2,
-        )
 
     def problem(self, site: SitePlan, gradients: SiteGradients | None) -> Problem:
         """What the method is to solve at one site."""

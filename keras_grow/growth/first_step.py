@@ -5,8 +5,9 @@ do. The optimizer's rule, its slots and its present rate are known, and so is th
 growth batch, by new weights and by present ones: the step can be worked out before anything grows.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -14,11 +15,12 @@ import numpy as np
 
 from keras_grow import _backend, _keras
 from keras_grow.apply.optimizers import optimizers_of
-from keras_grow.growth.methods import Problem, Solution
+from keras_grow.growth.methods import Method, Problem, Solution
+from keras_grow.growth.methods.checking import epsilon_of
 from keras_grow.growth.placing import cut_rows, present_rows
 from keras_grow.growth.statistics import fan_out_slots
 from keras_grow.planning import SitePlan
-from keras_grow.planning.plan import OUTGOING
+from keras_grow.planning.plan import INVERSE, OUTGOING
 
 # The first steps, taken together (see `FirstStep.reach`), are not to move a new neuron by more
 # than this many times the weights that a present neuron has on the same side.
@@ -110,8 +112,57 @@ def foresee(
         memory, scales = max(memory, rule.memory), scales and rule.scales
     if not known:
         return None
+    # A layer that computes zero (a bridge in the making) has no present neurons to compare with.
+    if not np.any(squares["norm"]):
+        return None
     length, present, norm = (float(np.sqrt(s).mean()) for s in squares.values())
     return FirstStep(length, present, norm, memory, scales)
+
+
+def bounded(
+    model: Any,
+    site: SitePlan,
+    problem: Problem,
+    solution: Solution,
+    method: Method,
+    weights: Mapping[int, Any],
+) -> tuple[Solution, FirstStep | None]:
+    """A solution, weaker where the first steps would throw new neurons too far, and its first step.
+
+    Warns where they would and weaker weights are no help.
+
+    Args:
+        model, site, problem, weights: as of `foresee`.
+        method: that has made the solution.
+    """
+    if problem.form not in (OUTGOING, INVERSE) or epsilon_of(method):
+        return solution, None
+    step = foresee(model, site, problem, gradient_of(problem, solution), weights)
+    shrinks = problem.form == OUTGOING or not problem.normalised
+    if step is not None and step.scales and shrinks and step.reach > FURTHEST:
+        part = FURTHEST / step.reach
+        note = (
+            f"new weights were scaled by {part:.2g}: the first steps would have carried them "
+            f"{step.reach:.2g} times as far as present ones are long"
+        )
+        solution = replace(
+            solution,
+            fan_out=solution.fan_out * part,
+            fan_in=solution.fan_in * part,
+            notes=(*solution.notes, note),
+        )
+        step = foresee(model, site, problem, gradient_of(problem, solution), weights)
+    if step is not None and step.reach > FURTHEST * (1 + 1e-3):
+        inverse = ", form='inverse'" if problem.form == OUTGOING else ""
+        warnings.warn(
+            f"The first steps after growing site '{site.site.name}' will carry its new weights "
+            f"{step.reach:.2g} times as far as present ones are long, which may undo what the "
+            f"model has learned. Use a lower learning rate{inverse}, or warmup= of "
+            f"GrowthCallback. Received: method='{method.name}', {problem.form} form, optimizer "
+            f"{type(model.optimizer).__name__}.",
+            stacklevel=2,
+        )
+    return solution, step
 
 
 Slots = Mapping[str, np.ndarray]

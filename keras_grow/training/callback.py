@@ -164,6 +164,11 @@ class GrowthCallback(keras.callbacks.Callback):
         for name, limit in limits.items():
             if limit is not None and not (is_real(limit) and limit > 0):
                 raise GrowthError(f"{name} must be a positive number. Received: {name}={limit!r}")
+        if isinstance(warmup, str) and warmup != "auto":
+            raise GrowthError(
+                "warmup must be a whole number of training steps, or 'auto'. "
+                f"Received: warmup={warmup!r}"
+            )
         if warmup != "auto":
             check_whole("warmup", warmup, 0)
         check_flag("dry_run", dry_run)

@@ -279,3 +279,8 @@ def test_auto_lets_what_steps_like_present_weights_go():
 )
 def test_steps_of_warm_up_by_what_is_foreseen(first_steps, steps):
     assert warmup_module.warmup_for(first_steps) == steps
+
+
+def test_a_warm_up_that_there_is_not_is_refused():
+    with pytest.raises(kg.GrowthError, match=r"or 'auto'\. Received: warmup='slow'"):
+        kg.GrowthCallback((X, Y), warmup="slow")
