@@ -25,6 +25,11 @@ from keras_grow.planning.plan import INVERSE, OUTGOING
 # The first steps, taken together (see `FirstStep.reach`), are not to move a new neuron by more
 # than this many times the weights that a present neuron has on the same side.
 FURTHEST = 1.0
+# Of zero fan-ins behind batch or group normalisation.
+LIFTED = (
+    "a normalisation lifts zero fan-ins to full size after one step, which was measured to hurt: "
+    "form='inverse' avoids it"
+)
 
 
 @dataclass(frozen=True)
@@ -137,6 +142,8 @@ def bounded(
     """
     if problem.form not in (OUTGOING, INVERSE) or epsilon_of(method):
         return solution, None
+    if problem.form == OUTGOING and problem.normalised:
+        solution = replace(solution, notes=(*solution.notes, LIFTED))
     step = foresee(model, site, problem, gradient_of(problem, solution), weights)
     shrinks = problem.form == OUTGOING or not problem.normalised
     if step is not None and step.scales and shrinks and step.reach > FURTHEST:

@@ -18,6 +18,9 @@ from keras_grow.growth.methods.optimizing import Objective, ascend, orthonormal
 from keras_grow.growth.statistics import unit
 from keras_grow.planning.plan import INVERSE
 
+# Of the inverse form, in events: what docs/methods.md measures.
+WORSE = "the largest gradient among orthonormal fan-ins was measured worse than GradMax's"
+
 
 @register
 @dataclass(frozen=True)
@@ -63,7 +66,9 @@ class GradMaxOpt(Scaled):
         else:
             gradient = problem.known.by_fan_in(fan_out)
         seen = problem.known.exact or not inverse  # M is that of all batches
-        notes = () if seen else ("looked at some of the growth batches only",)
+        notes: tuple[str, ...] = () if seen else ("looked at some of the growth batches only",)
+        if inverse:
+            notes += (WORSE,)
         return Solution(fan_out, fan_in, gradient_norm=float(np.linalg.norm(gradient)), notes=notes)
 
 
