@@ -123,7 +123,7 @@ def cells(
     widths = target(build(x.shape[1:], 1.0))
     known = None
     for way in ways:
-        method, form, warmup = (*way.split(":"), *("auto", "0")[way.count(":") :])
+        method, form, warmup = (*way.split(":"), *("auto", "auto")[way.count(":") :])
         for at in ats:
             cell: dict[str, Any] = {
                 "network": network, "data": data, "optimizer": optimizer, "way": way, "at": at,
@@ -133,8 +133,8 @@ def cells(
                 check = kg.growth_check(
                     lambda: make(0.5), lambda: make(1.0), (x, y), validation_data=test,
                     epochs=epochs, batch_size=batch_size, at=at, method=method,
-                    form=form, warmup=int(warmup), seeds=seeds, names=list(widths), known=known,
-                    on_failure="raise",
+                    form=form, warmup=warmup if warmup == "auto" else int(warmup), seeds=seeds,
+                    names=list(widths), known=known, on_failure="raise",
                 )  # fmt: skip
             except kg.GrowthError as error:
                 yield {**cell, "refused": str(error)}
