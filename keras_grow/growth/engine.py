@@ -157,9 +157,10 @@ class GrowthStep:
             _record(site, self._form(site), self.method, solution)
             for site, solution in self.solutions.items()
         ]
-        if self.measured is not None and self.norms and wants_gradients(self.method):
+        looked = self.measured if wants_gradients(self.method) else None
+        if looked is not None and self.norms:
             for record, site in zip(sites, self.solutions, strict=True):
-                record.existing_norm = self.measured.weight_norm(site.site.kernels)
+                record.existing_norm = looked.weight_norm(site.site.kernels)
         for record, site in zip(sites, self.solutions, strict=True):
             step = self.first_steps.get(site)
             if step is not None:
@@ -167,7 +168,7 @@ class GrowthStep:
             if self.form == OUTGOING and record.form == INVERSE:
                 what = "no gradient" if site.site in self.flat else "a value that is not zero"
                 record.notes.append(f"the inverse form was taken: zero fan-ins have {what} here")
-        loss = None if self.measured is None else self.measured.loss
+        loss = None if looked is None else looked.loss
         return Growth(self.plan, sites, loss, self.report, self.seconds)
 
     def check(self) -> None:

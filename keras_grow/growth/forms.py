@@ -57,15 +57,15 @@ def forms_for(
     if known[0] != OUTGOING or INVERSE not in known:
         return dict.fromkeys(amounts, known[0])
     plan = make_plan(atlas, amounts)
+    learning = {site.site for site in plan.sites if not _read_by_frozen(site)}
     if not _keras.is_plain_descent(atlas.graph.model):
-        learning = (site.site for site in plan.sites if not _read_by_frozen(site))
         return _inverse_where_possible(atlas, amounts, learning)
     unfit = {site.site for site in plan.sites if SiteShadows(plan, site).normalised}
     if not wants_gradients(method):
         # Nothing gives a zero fan-in a slope here (offline behind relu; always behind tanh_shrink,
         # or where channels are multiplied by themselves), nor does a gradient say where to push it.
         unfit |= {s for c in _without_slope(plan, slopes) for s in plan.passing(c)}
-    return _inverse_where_possible(atlas, amounts, unfit)
+    return _inverse_where_possible(atlas, amounts, unfit & learning)
 
 
 def flat_sites(

@@ -190,7 +190,8 @@ def test_half_frozen_sites_grow_in_the_form_in_which_new_neurons_learn(frozen, f
 
 def test_random_neurons_start_with_the_statistics_of_the_growth_batch():
     model = net(opt.SGD(0.01, momentum=0.9), normalize=True)
-    grow(model, "auto", kg.methods.Random())
+    _, done = grow(model, "auto", kg.methods.Random())
+    assert done.loss is None  # nobody has computed it
     fan_in = numpy_of(model.get_layer("p").kernel)[:, 5:]
     answers = batch()[0] @ fan_in
     (norm,) = [la for la in model.layers if isinstance(la, L.BatchNormalization)]
