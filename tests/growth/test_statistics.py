@@ -7,6 +7,7 @@ from keras import layers as L
 
 import keras_grow as kg
 from keras_grow.growth.data import Batches, GrowthData
+from keras_grow.growth.methods.gradmax_opt import WORSE
 from keras_grow.growth.methods.pursuit import climb
 from keras_grow.growth.scores import Scores
 from keras_grow.growth.statistics import Recording, gradients, measure
@@ -94,7 +95,7 @@ def test_batches_beyond_what_is_kept_are_summed_up_and_the_method_says_so(monkey
     assert not summed.exact
     np.testing.assert_allclose(summed.matrix, whole.matrix, atol=1e-5)
     done = kg.grow_(model, {"a": 6}, "gradmaxopt", data=(x, y), seed=0, form="inverse")
-    assert not done.sites[0].notes
+    assert done.sites[0].notes == [WORSE]
     monkeypatch.setattr(GrowthData, "__init__", _of_eight(GrowthData.__init__))
     done = kg.grow_(model, {"a": 8}, "gradmaxopt", data=(x, y), form="inverse", batches=None)
     assert "some of the growth batches" in done.sites[0].notes[0]
