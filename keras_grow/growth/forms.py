@@ -15,7 +15,7 @@ which is what the paper derives the outgoing form for and measures in its teache
 docs/methods.md has the measurements.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from keras_grow import _keras
 from keras_grow.apply import Slopes
@@ -58,14 +58,16 @@ def forms_for(
         return dict.fromkeys(amounts, known[0])
     plan = make_plan(atlas, amounts)
     learning = {site.site for site in plan.sites if not _read_by_frozen(site)}
-    if not _keras.is_plain_descent(atlas.graph.model):
-        return _inverse_where_possible(atlas, amounts, learning)
-    unfit = {site.site for site in plan.sites if SiteShadows(plan, site).normalised}
+    dead: set[Site] = set()
     if not wants_gradients(method):
         # Nothing gives a zero fan-in a slope here (offline behind relu; always behind tanh_shrink,
         # or where channels are multiplied by themselves), nor does a gradient say where to push it.
-        unfit |= {s for c in _without_slope(plan, slopes) for s in plan.passing(c)}
-    return _inverse_where_possible(atlas, amounts, unfit & learning)
+        dead = {s for c in _without_slope(plan, slopes) for s in plan.passing(c)} & learning
+    wanted = learning
+    if _keras.is_plain_descent(atlas.graph.model):
+        lifted = {site.site for site in plan.sites if SiteShadows(plan, site).normalised}
+        wanted = (lifted & learning) | dead
+    return _inverse_where_it_fits(atlas, amounts, wanted, dead, plan)
 
 
 def flat_sites(
@@ -86,7 +88,7 @@ def flat_sites(
         for site in plan.passing(call)
         if forms[site] == OUTGOING
     }
-    return {s for s in sites if possible(atlas, {s: amounts[s]}, {s: INVERSE})}
+    return {s for s in sites if _tried(atlas, {s: amounts[s]}, {s: INVERSE}) is not None}
 
 
 def planned(forms: Mapping[Site, str]) -> dict[Site, str]:
@@ -94,13 +96,12 @@ def planned(forms: Mapping[Site, str]) -> dict[Site, str]:
     return {site: form if form == OUTGOING else INVERSE for site, form in forms.items()}
 
 
-def possible(atlas: Atlas, amounts: Mapping[Site, int], forms: Mapping[Site, str]) -> bool:
-    """Whether there is a plan for these forms."""
+def _tried(atlas: Atlas, amounts: Mapping[Site, int], forms: Mapping[Site, str]) -> Plan | None:
+    """The plan for these forms, if there is one."""
     try:
-        make_plan(atlas, amounts, forms)
+        return make_plan(atlas, amounts, forms)
     except RefusedError:  # new channels must be zero here, for example for RMSNormalization
-        return False
-    return True
+        return None
 
 
 def _read_by_frozen(site: SitePlan) -> bool:
@@ -115,14 +116,26 @@ def _without_slope(plan: Plan, slopes: Slopes | None) -> list[Call]:
     return [c for c in plan.activations.values() if slopes is None or not slopes.helps(c)]
 
 
-def _inverse_where_possible(
-    atlas: Atlas, amounts: Mapping[Site, int], wanted: Iterable[Site]
+def _inverse_where_it_fits(
+    atlas: Atlas, amounts: Mapping[Site, int], wanted: set[Site], dead: set[Site], plan: Plan
 ) -> dict[Site, str]:
-    """The inverse form at these sites if it is exact there, the outgoing one elsewhere."""
-    wanted = set(wanted)
+    """The inverse form at the wanted sites if it is exact there, the outgoing one elsewhere.
+
+    Neither where it takes layers of its own for the new channels, as behind a LayerNormalization
+    over a stream that can be centred instead; but for sites that are dead otherwise.
+
+    Args:
+        plan: of the outgoing form everywhere.
+    """
     forms = {site: INVERSE if site in wanted else OUTGOING for site in amounts}
-    if wanted and not possible(atlas, amounts, forms):
-        for site in wanted:
-            one = {site: amounts[site]}
-            forms[site] = INVERSE if possible(atlas, one, {site: INVERSE}) else OUTGOING
+    whole = _tried(atlas, amounts, forms)
+    if whole is not None and len(whole.apart) <= len(plan.apart):
+        return forms
+    for site in wanted:
+        one = {site: amounts[site]}
+        alone = _tried(atlas, one, {site: INVERSE})
+        fits = alone is not None and (
+            site in dead or len(alone.apart) <= len(make_plan(atlas, one).apart)
+        )
+        forms[site] = INVERSE if fits else OUTGOING
     return forms

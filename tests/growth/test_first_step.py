@@ -213,3 +213,18 @@ def test_the_first_step_of_old_weights_is_not_disturbed(normalize):
     for before, after in zip(plain.get_weights(), grown.get_weights(), strict=True):
         kept = after[tuple(slice(n) for n in before.shape)]
         np.testing.assert_allclose(kept, before, rtol=1e-4, atol=1e-6)
+
+
+def test_auto_keeps_a_stream_that_can_be_centred_as_it_is():
+    """Pre-norm: the inverse form would take layer normalisations of its own for new channels."""
+    inputs = keras.Input((4, 3))
+    x = L.Dense(6, name="embed")(inputs)
+    h = L.Dense(8, activation="gelu", name="up")(L.LayerNormalization()(x))
+    x = L.Add()([x, L.Dense(6, name="down")(h)])
+    x = L.GlobalAveragePooling1D()(L.LayerNormalization()(x))
+    model = keras.Model(inputs, L.Dense(3)(x))
+    model.compile("adam", "mse")
+    layers = len(model.layers)
+    done = kg.grow_(model, {"embed": 9, "up": 12}, "random", seed=0, slopes=kg.Slopes())
+    assert {s.name: s.form for s in done.sites} == {"embed": "outgoing", "up": "inverse"}
+    assert len(model.layers) == layers

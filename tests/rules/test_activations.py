@@ -136,7 +136,7 @@ def test_an_explicit_slope_is_saved_as_the_plain_activation(tmp_path: Path) -> N
     )
     randomize(model)
     slopes = kg.Slopes()
-    kg.grow_(model, {"a": 6, "b": 6}, seed=0, slopes=slopes)
+    kg.grow_(model, {"a": 6, "b": 6}, seed=0, slopes=slopes, form="outgoing")
     assert len(slopes) == 2
     assert_saves(model, inputs_of(model), tmp_path / "grown.keras")
     slopes.remove()

@@ -44,11 +44,11 @@ def test_naming_any_tied_layer_grows_them_all(name: str, tmp_path: Path) -> None
     assert [grown.get_layer(n).filters for n in ("stem", "down_0", "down_1", "down_2")] == [6] * 4
 
 
-def widen_alone(model: keras.Model, widths: dict[str, int]) -> keras.Model:
+def widen_alone(model: keras.Model, widths: dict[str, int], form: str = "auto") -> keras.Model:
     """A widened copy with the widths asked for; the same function, new weights that are used."""
     randomize(model)
     x = inputs_of(model)
-    wider = kg.widen(model, widths, alone=True, seed=0)
+    wider = kg.widen(model, widths, alone=True, seed=0, form=form)
     np.testing.assert_allclose(predict(wider, x)[0], predict(model, x)[0], atol=1e-5)
     for name, width in widths.items():
         assert wider.get_layer(name).filters == width
@@ -72,7 +72,7 @@ def test_one_alone(name: str, padded: int, data_format: str, tmp_path: Path) -> 
 
 
 def test_new_channels_train() -> None:
-    wider = widen_alone(stream(), {"down_0": 6})
+    wider = widen_alone(stream(), {"down_0": 6}, form="outgoing")
     wider.compile(keras.optimizers.SGD(0.1), "mse")
     before = as_array(wider.get_layer("down_0").kernel)
     x = inputs_of(wider)

@@ -75,7 +75,7 @@ def test_files_load_and_predict_the_same_without_keras_grow(
     x = inputs_of(model)
     slopes = kg.Slopes()
     kg.widen(model, {"stem": 6, "b": 5, "d": 7}, seed=0).save(tmp_path / "before.keras")
-    kg.grow_(model, {"stem": 6, "b": 5, "d": 7}, seed=0, slopes=slopes)
+    kg.grow_(model, {"stem": 6, "b": 5, "d": 7}, seed=0, slopes=slopes, form="outgoing")
     assert len(slopes) == 4
     model.fit(x, np.zeros((4, 2)), verbose=0)
     model.save(tmp_path / "during.keras")
