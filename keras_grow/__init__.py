@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from keras_grow import rules, testing
     from keras_grow.apply import Slopes
     from keras_grow.errors import DataError, GrowthError, RefusedError
+    from keras_grow.graph.outputs import Report, verify
     from keras_grow.growth import methods
     from keras_grow.growth.alignment import Alignment, alignment
     from keras_grow.growth.history import history
-    from keras_grow.growth.outputs import Report, verify
-    from keras_grow.insertion import bridge, bridge_, insert, insert_
     from keras_grow.logs.events import GrowthEvent, SiteGrowth
     from keras_grow.planning import Plan, Refusal, Site
     from keras_grow.rules import register_rule
-    from keras_grow.surgery import flops, grow_, plan, sites, widen
+    from keras_grow.surgery import bridge, bridge_, insert, insert_
+    from keras_grow.surgery.widening import flops, grow_, plan, sites, widen
     from keras_grow.tools import figures
     from keras_grow.training import schedules, selectors
     from keras_grow.training.callback import GrowthCallback
@@ -76,11 +76,20 @@ _HOME = {
     "keras_grow.growth.alignment": ("Alignment", "alignment"),
     "keras_grow.growth.history": ("history",),
     "keras_grow.logs.events": ("GrowthEvent", "SiteGrowth"),
-    "keras_grow.growth.outputs": ("Report", "verify"),
-    "keras_grow.insertion": ("bridge", "bridge_", "insert", "insert_"),
+    "keras_grow.graph.outputs": ("Report", "verify"),
     "keras_grow.planning": ("Plan", "Refusal", "Site"),
     "keras_grow.rules": ("register_rule",),
-    "keras_grow.surgery": ("flops", "grow_", "plan", "sites", "widen"),
+    "keras_grow.surgery": (
+        "bridge",
+        "bridge_",
+        "flops",
+        "grow_",
+        "insert",
+        "insert_",
+        "plan",
+        "sites",
+        "widen",
+    ),
     "keras_grow.tools": ("figures",),
     "keras_grow.training": ("schedules", "selectors"),
     "keras_grow.training.callback": ("GrowthCallback",),

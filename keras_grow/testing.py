@@ -25,7 +25,7 @@ from keras import layers, tree
 
 from keras_grow.planning import Plan, survey
 from keras_grow.planning.arrays import split_groups
-from keras_grow.surgery import grow_, plan, widen
+from keras_grow.surgery.widening import grow_, plan, widen
 
 __all__ = ["run_growth_test"]
 

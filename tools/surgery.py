@@ -146,7 +146,7 @@ def give_back_history(path: Path, model: Any) -> None:
     One that is damaged is left out, and a warning on stderr says so: the model is not at fault.
     """
     import keras_grow as kg
-    from keras_grow.logs.history import read_history
+    from keras_grow.logs.history_file import read_history
 
     try:
         _, left_out = read_history(path)

@@ -19,7 +19,7 @@ from keras_grow.tools.logdirs import HOW_TO_LOG
 from keras_grow.tools.words import plural, seconds, shortened
 
 if TYPE_CHECKING:
-    from keras_grow.logs.runs import Growth, Run, Series
+    from keras_grow.logs.runs import GrowthSummary, Run, Series
 
 _BARS, _PLAIN_BARS = "▁▂▃▄▅▆▇█", "_.-=+*#@"
 _NO_NUMBER = "×", "x"
@@ -181,7 +181,7 @@ def _count(run: Run) -> str:
 
 
 def _growths(
-    pairs: Sequence[tuple[Run, Growth]], width: int, unicode: bool, now: float
+    pairs: Sequence[tuple[Run, GrowthSummary]], width: int, unicode: bool, now: float
 ) -> RenderableType:
     medium, wide = width >= _MEDIUM, width >= _WIDE
     table = Table(
@@ -231,7 +231,7 @@ def _growths(
     return table
 
 
-def _what(run: Run, growth: Growth, width: int, unicode: bool) -> tuple[str, str]:
+def _what(run: Run, growth: GrowthSummary, width: int, unicode: bool) -> tuple[str, str]:
     if growth.error:
         return f"failed: {shortened(growth.error, 200)}", "red"
     if not growth.sites:

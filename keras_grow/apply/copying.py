@@ -9,8 +9,8 @@ import keras
 from keras import tree
 
 from keras_grow import _backend, _keras
-from keras_grow.apply.new_variables import extend_optimizer
-from keras_grow.apply.optimizers import optimizers_of
+from keras_grow.apply.new_slots import extend_optimizer
+from keras_grow.apply.slots import optimizers_of
 from keras_grow.graph import graph_of
 
 Made = dict[int, tuple[Any, Any]]  # layers and ops with their copies, by id

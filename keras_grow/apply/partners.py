@@ -18,8 +18,9 @@ import numpy as np
 from keras import ops
 
 from keras_grow import _keras
-from keras_grow.apply.structure import Rewiring, places
+from keras_grow.apply.rewiring import Rewiring
 from keras_grow.graph import Call
+from keras_grow.graph.places import places
 from keras_grow.rules import Channels
 
 

@@ -14,10 +14,10 @@ import keras
 import numpy as np
 
 from keras_grow import _backend, _keras
-from keras_grow.apply.optimizers import optimizers_of
+from keras_grow.apply.slots import optimizers_of
 from keras_grow.growth.methods import Method, Problem, Solution
 from keras_grow.growth.methods.checking import epsilon_of
-from keras_grow.growth.placing import cut_rows, present_rows
+from keras_grow.growth.problem import cut_rows, present_rows
 from keras_grow.growth.statistics import fan_out_slots
 from keras_grow.planning import SitePlan
 from keras_grow.planning.plan import INVERSE, OUTGOING

@@ -15,9 +15,9 @@ import keras
 from keras_grow import _keras
 from keras_grow.errors import GrowthError
 from keras_grow.graph import graph_of
-from keras_grow.growth.outputs import Report
+from keras_grow.graph.outputs import Report
 from keras_grow.logs.events import GrowthEvent, SiteGrowth
-from keras_grow.logs.history import FILE, encode_history, read_history
+from keras_grow.logs.history_file import FILE, encode_history, read_history
 from keras_grow.planning.cost import graph_flops
 
 _held: ContextVar[bool] = ContextVar("held", default=False)

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from keras_grow.growth.data import Batches
-from keras_grow.growth.placing import problem_of
+from keras_grow.growth.problem import problem_of
 from keras_grow.growth.statistics import Measured, Recording, measure
 from keras_grow.planning import Atlas, Site, SitePlan, make_plan
 from keras_grow.planning.plan import OUTGOING

@@ -25,7 +25,7 @@ from keras_grow.logs import records
 from keras_grow.logs.events import FILE_NAME, SiteGrowth
 from keras_grow.logs.networks import Network
 from keras_grow.logs.records import RecordError
-from keras_grow.logs.runs import Growth, Run, Series
+from keras_grow.logs.runs import GrowthSummary, Run, Series
 from keras_grow.logs.writing import INSTALL, event_protos
 
 MAX_RECORD = 256 * 2**20  # bytes; an image or a graph of another plugin may be large
@@ -158,7 +158,7 @@ class _Folder:
         self._lines = _Lines(path / FILE_NAME)
         self._scalars: dict[str, _Points] = {}
         self._plugins: dict[str, str] = {}  # of tags, from the first record of each
-        self._growths: dict[int, Growth] = {}
+        self._growths: dict[int, GrowthSummary] = {}
         self._sites: dict[int, bytes] = {}
         self._networks: dict[int, Network] = {}
         self._opened: list[tuple[int, float]] = []
@@ -188,7 +188,7 @@ class _Folder:
         """A run of its own, which later updates leave alone."""
         if self._run is None:
             left_out = list(self._left_out)
-            growths: Mapping[int, Growth] = self._growths
+            growths: Mapping[int, GrowthSummary] = self._growths
             sites: Mapping[int, Any] = self._sites
             if not growths and self._lines.growths:
                 growths, sites = self._lines.growths, self._lines.sites
@@ -366,7 +366,7 @@ class _Lines:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.growths: dict[int, Growth] = {}
+        self.growths: dict[int, GrowthSummary] = {}
         self.sites: dict[int, list[SiteGrowth]] = {}
         self.left_out: list[str] = []
         self._at = 0

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from keras_grow.logs.events import GrowthEvent, SiteGrowth
 from keras_grow.logs.networks import Network, Node
-from keras_grow.logs.runs import Growth
+from keras_grow.logs.runs import GrowthSummary
 
 PLUGIN = "keras_grow"
 GROWTH = "keras_grow/growth"
@@ -51,7 +51,7 @@ class RecordError(ValueError):
 # --- growth in short ---------------------------------------------------------------------------
 
 
-def in_short(event: GrowthEvent) -> Growth:
+def in_short(event: GrowthEvent) -> GrowthSummary:
     """A growth step without its sites. Long texts and lists are cut, and say so."""
     sites = event.sites
     notes = [_cut(str(note), SHORT_TEXT) for note in event.notes]
@@ -65,7 +65,7 @@ def in_short(event: GrowthEvent) -> Growth:
         notes.append(f"{len(event.skipped) - len(skipped):,} more sites were skipped")
     if event.deviation is not None and not math.isfinite(event.deviation):
         notes.append("the deviation of the outputs was not finite")
-    return Growth(
+    return GrowthSummary(
         step=int(event.step),
         time=float(event.time),
         epoch=int(event.epoch),
@@ -98,13 +98,15 @@ def encode_growth(event: GrowthEvent) -> bytes:
     return _json({k: v for k, v in values.items() if not _is_empty(v)}, digits=9)
 
 
-def decode_growth(data: bytes, step: int, time: float) -> Growth:
+def decode_growth(data: bytes, step: int, time: float) -> GrowthSummary:
     """What `encode_growth` was given.
 
     Raises:
         RecordError: these are no such bytes.
     """
-    return Growth(step=step, time=time, **_checked(Growth, _GROWTH, _parsed(data), "growth"))
+    return GrowthSummary(
+        step=step, time=time, **_checked(GrowthSummary, _GROWTH, _parsed(data), "growth")
+    )
 
 
 # --- the sites of a growth ---------------------------------------------------------------------

@@ -28,7 +28,7 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Growth:
+class GrowthSummary:
     """One growth step in short: a `GrowthEvent` without its sites.
 
     Attributes:
@@ -89,7 +89,7 @@ class Run:
     """
 
     name: str
-    growths: list[Growth] = field(default_factory=list)
+    growths: list[GrowthSummary] = field(default_factory=list)
     scalars: dict[str, Series] = field(default_factory=dict)
     sites: Mapping[int, list[SiteGrowth]] = field(default_factory=dict)
     networks: list[Network] = field(default_factory=list)

@@ -14,21 +14,21 @@ from keras_grow import _backend, _keras
 from keras_grow.apply import Slopes
 from keras_grow.errors import GrowthError, check_flag, check_whole, is_real, is_whole, shown
 from keras_grow.graph import graph_of
+from keras_grow.graph.outputs import Outputs
 from keras_grow.growth import history, methods
 from keras_grow.growth.data import GrowthData
 from keras_grow.growth.methods.base import FORMS
-from keras_grow.growth.outputs import Outputs
 from keras_grow.logs.events import GrowthEvent
 from keras_grow.planning import Atlas, Plan, survey
 from keras_grow.planning.cost import graph_flops
 from keras_grow.training import schedules
 from keras_grow.training.budgets import Room
-from keras_grow.training.logging import RunLog
-from keras_grow.training.looking import Look, SiteScore
+from keras_grow.training.look import Look, SiteScore
 from keras_grow.training.operations import Operation, Outcome, Setting, check, operation
+from keras_grow.training.run_log import RunLog
 from keras_grow.training.schedules import Moment, Schedule
-from keras_grow.training.selecting import Occasion, Selector, Widening
-from keras_grow.training.selectors import All
+from keras_grow.training.selectors.base import Occasion, Selector
+from keras_grow.training.selectors.widening import All, Widening
 from keras_grow.training.warmup import Warmup, warmup_for
 
 

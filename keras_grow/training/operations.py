@@ -13,21 +13,21 @@ from keras import tree
 
 from keras_grow import _backend
 from keras_grow.apply import Slopes
-from keras_grow.apply.structure import places
 from keras_grow.graph import Graph, graph_of
+from keras_grow.graph.outputs import Outputs, compare, tolerance_of
+from keras_grow.graph.places import places
 from keras_grow.growth import history
-from keras_grow.growth.engine import CHECKED_SAMPLES, GrowthStep
 from keras_grow.growth.methods import Method
-from keras_grow.growth.outputs import Outputs, compare, tolerance_of
-from keras_grow.insertion import insert, insert_
-from keras_grow.insertion.bridging import bridged, bridged_, check_bridge, check_bridge_method
+from keras_grow.growth.step import CHECKED_SAMPLES, GrowthStep
 from keras_grow.logs.events import SiteGrowth
 from keras_grow.planning import Atlas, Plan, Site, make_plan, survey
 from keras_grow.planning.cost import graph_flops
 from keras_grow.planning.plan import OUTGOING
+from keras_grow.surgery import insert, insert_
+from keras_grow.surgery.bridging import bridged, bridged_, check_bridge, check_bridge_method
 from keras_grow.training.budgets import Room, spread
-from keras_grow.training.looking import Look
-from keras_grow.training.structural import NewBridge, NewLayer
+from keras_grow.training.look import Look
+from keras_grow.training.selectors.new_layers import NewBridge, NewLayer
 
 
 @dataclass

@@ -12,7 +12,7 @@ from numbers import Real
 from typing import Any
 
 from keras_grow.errors import GrowthError, check_whole, is_real, nearest, shown
-from keras_grow.training.looking import SiteScore
+from keras_grow.training.look import SiteScore
 
 
 def _no_scores() -> list[SiteScore]:

@@ -13,9 +13,9 @@ from scipy import stats
 from keras_grow import _keras
 from keras_grow.apply.copying import copy_compilation, fresh_copy
 from keras_grow.errors import GrowthError, check_whole, is_real, shown
-from keras_grow.surgery import widen
+from keras_grow.surgery.widening import widen
 from keras_grow.training import schedules
-from keras_grow.training.selectors import All
+from keras_grow.training.selectors.widening import All
 from keras_grow.training.vitality import Vitality, Watched
 
 SMALL, GROWN, BIG = "small", "grown", "big"

@@ -8,7 +8,7 @@ from keras import ops, tree
 
 from keras_grow import _backend
 from keras_grow.graph import run
-from keras_grow.growth.placing import grown_places, present_rows
+from keras_grow.growth.problem import grown_places, present_rows
 from keras_grow.growth.statistics import fan_out_slots, unit
 from keras_grow.planning import Plan, SitePlan
 from keras_grow.training.callback import GrowthCallback

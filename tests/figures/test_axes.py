@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from logs.synthetic import synthetic_run
 
-from keras_grow.logs.runs import Growth, Run, Series
+from keras_grow.logs.runs import GrowthSummary, Run, Series
 from keras_grow.tools.figures.axes import (
     XAxis,
     evenly,
@@ -66,7 +66,7 @@ def test_evenly():
 
 
 def grown(step, before, after, **rest):
-    return Growth(step, 1000.0 + step, 0, before, after, 10.0 * before, 10.0 * after, **rest)
+    return GrowthSummary(step, 1000.0 + step, 0, before, after, 10.0 * before, 10.0 * after, **rest)
 
 
 def test_parameters_at_a_step_are_those_it_was_taken_with():

@@ -13,7 +13,7 @@ import keras_grow as kg
 from keras_grow.errors import GrowthError
 from keras_grow.logs.events import SiteGrowth
 from keras_grow.logs.networks import Network, Node
-from keras_grow.logs.runs import Growth, Run, Series
+from keras_grow.logs.runs import GrowthSummary, Run, Series
 from keras_grow.tools import figures
 from keras_grow.tools.figures.axes import flops_until
 from keras_grow.tools.figures.theme import BAD, styles
@@ -107,12 +107,12 @@ def hostile_run():
         )
         for i in range(3)
     ]  # fmt: skip
-    growth = Growth(
+    growth = GrowthSummary(
         5, 100.0, 0, 10, 12, math.nan, math.inf, loss=math.nan, deviation=1.0, tolerance=1e-5,
         seconds={EVIL: 1.0, "plan": math.nan}, notes=(EVIL,), sites=3, added=6, methods=(EVIL,),
         skipped={EVIL: EVIL},
     )  # fmt: skip
-    failed = Growth(7, math.nan, 0, 12, 12, 0.0, 0.0, error=EVIL)
+    failed = GrowthSummary(7, math.nan, 0, 12, 12, 0.0, 0.0, error=EVIL)
     steps = np.arange(1, 11)
     series = Series(steps, np.full(10, math.nan), np.full(10, 2.0))
     nodes = tuple(Node(f"{EVIL}{i}", EVIL, 3, f"{EVIL}{i}", 5) for i in range(3))
@@ -305,7 +305,9 @@ def falling(slopes, every=50):
     values = 10 - np.cumsum(np.repeat(slopes, every))
     steps = np.arange(1, len(values) + 1)
     growths = [
-        Growth(every * (i + 1), 100.0 + i, 0, 10, 11, 1.0, 1.1, sites=1, added=1, methods=(m,))
+        GrowthSummary(
+            every * (i + 1), 100.0 + i, 0, 10, 11, 1.0, 1.1, sites=1, added=1, methods=(m,)
+        )
         for i, m in enumerate(["gradmax", "random"][: len(slopes) - 1])
     ]
     return Run("r", growths, {"loss": Series(steps, steps * 1.0, values)})

@@ -6,10 +6,10 @@ import pytest
 from keras import layers as L
 
 import keras_grow as kg
+from keras_grow.graph.outputs import Outputs
 from keras_grow.growth import first_step
 from keras_grow.growth.data import Batches
-from keras_grow.growth.engine import GrowthStep
-from keras_grow.growth.outputs import Outputs
+from keras_grow.growth.step import GrowthStep
 from keras_grow.planning import survey
 
 opt = keras.optimizers

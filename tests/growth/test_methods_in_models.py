@@ -10,9 +10,9 @@ from keras import layers as L
 from keras import ops
 
 import keras_grow as kg
+from keras_grow.graph.outputs import Outputs
 from keras_grow.growth.data import Batches
-from keras_grow.growth.engine import GrowthStep
-from keras_grow.growth.outputs import Outputs
+from keras_grow.growth.step import GrowthStep
 from keras_grow.planning import survey
 
 ADDED, SAMPLES = 3, 24

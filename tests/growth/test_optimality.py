@@ -7,7 +7,7 @@ from keras import layers as L
 
 import keras_grow as kg
 from keras_grow.growth.data import Batches
-from keras_grow.growth.engine import GrowthStep
+from keras_grow.growth.step import GrowthStep
 from keras_grow.planning import survey
 from tests.growth.autodiff import gradient_by, mixed_second_derivative
 

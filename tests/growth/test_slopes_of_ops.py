@@ -11,7 +11,7 @@ from keras import ops
 
 import keras_grow as kg
 from keras_grow.growth.data import Batches
-from keras_grow.growth.engine import GrowthStep
+from keras_grow.growth.step import GrowthStep
 from keras_grow.planning import survey
 from tests.growth.autodiff import gradient_by, mixed_second_derivative
 from tests.growth.test_optimality import K, prepare, zero_new_fan_out

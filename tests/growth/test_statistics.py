@@ -84,7 +84,7 @@ def test_several_batches_are_the_mean_over_their_samples(build):
 
 
 def test_batches_beyond_what_is_kept_are_summed_up_and_the_method_says_so(monkeypatch):
-    from keras_grow.growth.statistics import survey as streaming
+    from keras_grow.growth.statistics import measuring as streaming
 
     monkeypatch.setattr(streaming, "KEPT_BYTES", 1)
     model, x, y = mlp()

@@ -15,7 +15,7 @@ import numpy as np
 
 from keras_grow.logs.events import GrowthEvent, SiteGrowth
 from keras_grow.logs.networks import Network, Node
-from keras_grow.logs.runs import Growth, Run, Series
+from keras_grow.logs.runs import GrowthSummary, Run, Series
 
 START = 1_760_000_000.0  # seconds since 1970
 PHASES = {
@@ -367,7 +367,7 @@ def method_gain(event: GrowthEvent) -> float:
 # --- runs --------------------------------------------------------------------------------------
 
 
-def short(event: GrowthEvent) -> Growth:
+def short(event: GrowthEvent) -> GrowthSummary:
     """An event without its sites."""
 
     def norm(name: str) -> float | None:
@@ -377,7 +377,7 @@ def short(event: GrowthEvent) -> Growth:
     def each(name: str) -> tuple[str, ...]:
         return tuple(dict.fromkeys(getattr(site, name) for site in event.sites))
 
-    return Growth(
+    return GrowthSummary(
         step=event.step,
         time=event.time,
         epoch=event.epoch,

@@ -15,8 +15,8 @@ from logs.test_records import a_site, an_event
 from logs.test_writing_and_reading import python
 
 import keras_grow as kg
-from keras_grow.logs import history as files
-from keras_grow.logs.history import FILE, MEMBER, encode_history, read_history
+from keras_grow.logs import history_file as files
+from keras_grow.logs.history_file import FILE, MEMBER, encode_history, read_history
 from keras_grow.tools.cli import cli
 
 

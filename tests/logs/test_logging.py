@@ -13,7 +13,7 @@ import keras_grow as kg
 from keras_grow.logs import events
 from keras_grow.logs.reading import read_runs
 from keras_grow.logs.writing import RunWriter
-from keras_grow.training.logging import StepLoss, network_of
+from keras_grow.training.run_log import StepLoss, network_of
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((64, 5)).astype("float32")

@@ -241,7 +241,7 @@ def test_computed_positions_are_refused() -> None:
 
 def test_constants_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """A growth that fails half way leaves keys, sections and recorded arguments as they were."""
-    from keras_grow.apply.inplace import Surgery
+    from keras_grow.apply.widening import Surgery
 
     x = keras.Input((5,))
     h = chain((5,), dense(6, "a"))(x)

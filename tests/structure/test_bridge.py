@@ -358,7 +358,7 @@ SIZES = [
 
 @pytest.mark.parametrize(("start", "end", "kernel", "expected"), SIZES)
 def test_strides_and_paddings(start, end, kernel, expected):
-    from keras_grow.insertion.paths import _convolutions
+    from keras_grow.surgery.paths import _convolutions
 
     first, second = _convolutions(start, end, kernel)
     size, stride, one, two = expected
@@ -417,8 +417,8 @@ def test_shared_consumers_are_refused_in_place():
 
 
 @pytest.mark.parametrize(
-    "where", ["keras_grow.apply.structure.extend_optimizer", "keras_grow.insertion.bridging._fill",
-              "keras_grow.insertion.bridging.compare"]
+    "where", ["keras_grow.apply.rewiring.extend_optimizer", "keras_grow.surgery.bridging._fill",
+              "keras_grow.surgery.bridging.compare"]
 )  # fmt: skip
 def test_a_failure_leaves_everything_as_it_was(where, monkeypatch):
     model = mlp()

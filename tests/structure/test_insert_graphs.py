@@ -329,10 +329,10 @@ def state(model):
 
 
 FAILURES = [
-    ("keras_grow.apply.structure.extend_optimizer", RuntimeError),
-    ("keras_grow.apply.structure.Rewiring._refresh", None),
+    ("keras_grow.apply.rewiring.extend_optimizer", RuntimeError),
+    ("keras_grow.apply.rewiring.Rewiring._refresh", None),
     ("keras_grow._keras.remap", KeyboardInterrupt),
-    ("keras_grow.insertion.inserting.compare", MemoryError),
+    ("keras_grow.surgery.inserting.compare", MemoryError),
 ]
 
 
@@ -377,7 +377,7 @@ def test_a_changed_function_is_noticed_and_undone(monkeypatch):
     """The weights proposed are checked on the layer, and the whole model on its outputs."""
     model = mlp()
     randomize(model)
-    from keras_grow.insertion.identity import Block
+    from keras_grow.surgery.identity import Block
 
     wrong = [None]
 

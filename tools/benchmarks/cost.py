@@ -19,10 +19,10 @@ from rich.table import Table
 
 import keras_grow as kg
 from keras_grow import zoo
+from keras_grow.graph.outputs import Outputs
 from keras_grow.growth.data import Batches
-from keras_grow.growth.engine import GrowthStep
 from keras_grow.growth.methods import METHODS
-from keras_grow.growth.outputs import Outputs
+from keras_grow.growth.step import GrowthStep
 from keras_grow.planning import survey
 from keras_grow.tools.benchmarks import gromo
 

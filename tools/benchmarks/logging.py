@@ -22,7 +22,7 @@ from rich.table import Table
 
 import keras_grow as kg
 from keras_grow.tools.benchmarks.cost import SETTINGS
-from keras_grow.training.logging import RunLog
+from keras_grow.training.run_log import RunLog
 
 # Training steps between growths, as in `schedules.Every(200)`.
 EVERY = 200

@@ -19,7 +19,7 @@ from rich.table import Table
 
 import keras_grow as kg
 from keras_grow import zoo
-from keras_grow.apply.optimizers import BALANCE, INITIAL, LINE, MEAN, TENTH, ZERO, starting
+from keras_grow.apply.slots import BALANCE, INITIAL, LINE, MEAN, TENTH, ZERO, starting
 from keras_grow.zoo import digits, teacher_student
 
 BEFORE, AFTER, SPIKE, LATER = 600, 100, 20, 10  # training steps

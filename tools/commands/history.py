@@ -114,7 +114,7 @@ def command(model: Path, as_json: bool) -> None:
     called in between. A model without one is no failure. Keras is not started.
     """
     from keras_grow.errors import GrowthError
-    from keras_grow.logs.history import read_history
+    from keras_grow.logs.history_file import read_history
 
     try:
         events, left_out = read_history(model)

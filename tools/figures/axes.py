@@ -6,7 +6,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from keras_grow.logs.runs import Growth, Run, Series
+from keras_grow.logs.runs import GrowthSummary, Run, Series
 
 #: Of TensorBoard's slider: with 1 every value would be the first.
 _MOST_SMOOTHING = 0.999
@@ -127,7 +127,7 @@ class XAxis:
             return (series.times - self._time(run).first) / self.unit[0]
         return self.steps(run, series.steps)
 
-    def growths(self, run: Run, growths: list[Growth]) -> np.ndarray:
+    def growths(self, run: Run, growths: list[GrowthSummary]) -> np.ndarray:
         """Where growths stand: just before them, on an axis of parameters."""
         if self.kind == "time":
             times = np.array([g.time for g in growths], float)
@@ -204,7 +204,7 @@ class _Clock:
         return cls(steps[good][order], times[good][order], float(first), float(last))
 
 
-def changes(run: Run) -> list[Growth]:
+def changes(run: Run) -> list[GrowthSummary]:
     """The growths after which the model was another."""
     return [g for g in run.growths if not g.dry_run and not g.error]
 

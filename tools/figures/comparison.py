@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from keras_grow.errors import GrowthError, check_whole, nearest
-from keras_grow.logs.runs import Growth, Run, Series
+from keras_grow.logs.runs import GrowthSummary, Run, Series
 from keras_grow.tools.figures.axes import XAxis, changes, evenly, log_axis, smoothed
 from keras_grow.tools.figures.theme import NEUTRAL, Draft, Look, dress, empty, text
 from keras_grow.tools.figures.timeline import describe, legend_place, metric_of
@@ -199,7 +199,7 @@ class Gain:
     """
 
     run: str
-    growth: Growth
+    growth: GrowthSummary
     method: str
     steps: int
     before: float

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 import plotly.graph_objects as go
 
-from keras_grow.logs.runs import Growth, Run
+from keras_grow.logs.runs import GrowthSummary, Run
 from keras_grow.tools.console import count
 from keras_grow.tools.figures.axes import XAxis, evenly
 from keras_grow.tools.figures.theme import Draft, Look, dress, empty, text
@@ -54,7 +54,7 @@ def costs(
     return _one(timed[0], look) if len(timed) == 1 else _several(timed, look)
 
 
-def _phases(growths: list[Growth]) -> list[str]:
+def _phases(growths: list[GrowthSummary]) -> list[str]:
     known = {phase for growth in growths for phase in growth.seconds}
     return [p for p in PHASES if p in known] + sorted(known - set(PHASES))
 

@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from keras_grow.errors import GrowthError, nearest
-from keras_grow.logs.runs import Growth, Run, Series
+from keras_grow.logs.runs import GrowthSummary, Run, Series
 from keras_grow.tools.console import count
 from keras_grow.tools.figures.axes import (
     XAxis,
@@ -261,7 +261,7 @@ def _stairs(run: Run, axis: XAxis, style: Style, legend: bool) -> list[dict]:
     ]
 
 
-def state_of(growth: Growth) -> str:
+def state_of(growth: GrowthSummary) -> str:
     """What became of a growth, a key of the marks."""
     if growth.error:
         return "failed"
@@ -272,7 +272,7 @@ def state_of(growth: Growth) -> str:
     return "dry" if growth.dry_run else "grew"
 
 
-def describe(run: Run, growth: Growth, named: bool = True) -> str:
+def describe(run: Run, growth: GrowthSummary, named: bool = True) -> str:
     """A growth in a few lines, for a label under the pointer.
 
     Args:

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_grow.logs.events import SiteGrowth
-from keras_grow.logs.runs import Growth, Run
+from keras_grow.logs.runs import GrowthSummary, Run
 
 WARNINGS = 50  # of one run
 TEXT = 500  # characters of one text
 SITES = 1000  # rows of one growth step
 
-#: Fields of `Growth` that the event table has, in its order.
+#: Fields of `GrowthSummary` that the event table has, in its order.
 COLUMNS = (
     "step",
     "time",
@@ -78,7 +78,7 @@ def events(run: Run) -> dict[str, list[Any]]:
     return table
 
 
-def growth(one: Growth) -> dict[str, Any]:
+def growth(one: GrowthSummary) -> dict[str, Any]:
     """One growth step whole, but for its sites."""
     found = {name: _plain(getattr(one, name)) for name in COLUMNS}
     return {**found, "seconds": _plain(one.seconds), "skipped": _plain(one.skipped)}

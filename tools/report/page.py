@@ -12,7 +12,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from keras_grow.logs.runs import Growth, Run
+from keras_grow.logs.runs import GrowthSummary, Run
 from keras_grow.tools import figures
 from keras_grow.tools.console import count
 from keras_grow.tools.figures.axes import changes, evenly
@@ -181,7 +181,7 @@ def _rows(runs: list[Run]) -> tuple[list[Row], int]:
     return [_row(pairs[i][0], pairs[i][1], names) for i in kept], len(pairs)
 
 
-def _row(run: Run, growth: Growth, names: bool) -> Row:
+def _row(run: Run, growth: GrowthSummary, names: bool) -> Row:
     added = growth.parameters_after - growth.parameters_before
     part = ""
     if added and growth.parameters_before:
@@ -210,7 +210,7 @@ def _row(run: Run, growth: Growth, names: bool) -> Row:
     )
 
 
-def _what(run: Run, growth: Growth, names: bool) -> str:
+def _what(run: Run, growth: GrowthSummary, names: bool) -> str:
     sites = run.sites.get(growth.step, []) if names else []
     if not sites:
         return plural(growth.sites, "layer") if growth.sites else "nothing"

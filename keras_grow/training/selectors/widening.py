@@ -1,83 +1,19 @@
-"""What every selector is: the base classes, and the amounts by which sites grow."""
+"""Sites become wider: all, in turn, or where it gains most."""
 
 import fnmatch
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 import keras
 
-from keras_grow.errors import GrowthError, is_real, is_whole, nearest
-from keras_grow.planning import Atlas, Site, survey
+from keras_grow.errors import GrowthError, check_whole, is_real, is_whole, nearest
+from keras_grow.planning import Atlas, Site, make_plan, survey
 from keras_grow.training.budgets import Budget, spread
-from keras_grow.training.looking import Look, SiteScore
+from keras_grow.training.selectors.base import Amount, Occasion, Selector
 
-Amount = int | float | Mapping[str, int] | Budget | Any
-
-
-@dataclass(frozen=True)
-class Occasion:
-    """What a selector may look at.
-
-    Attributes:
-        atlas: the sites of the model as it is now.
-        initial: widths at the start of training, by site name.
-        count: growths so far.
-        remaining: growths still to come, this one included; None if there is no end.
-        look: asked for scores; None outside training.
-        notes: remarks for the growth event.
-    """
-
-    atlas: Atlas
-    initial: Mapping[str, int]
-    count: int
-    remaining: int | None
-    look: Look | None = None
-    notes: list[str] = field(default_factory=list)
-
-    def score(self, amounts: Mapping[Site, int]) -> dict[Site, SiteScore]:
-        """What growth data says of growing each site by its amount, before anything grows."""
-        if self.look is None:
-            raise GrowthError("Sites have scores in training only, in a selector's `select`.")
-        return self.look.score(amounts)
-
-
-class Selector:
-    """Base of the selectors."""
-
-    def check(self, atlas: Atlas) -> None:
-        """Raises GrowthError, before training begins, if the model does not fit what is asked."""
-
-    def select(self, occasion: Occasion) -> Any:
-        """What grows now.
-
-        Returns:
-            New channels by site, or a `NewLayer` or `NewBridge`; something empty if nothing is
-            left to grow.
-        """
-        raise NotImplementedError
-
-    def considered(self, occasion: Occasion) -> dict[Site, int]:
-        """The sites that may be meant, with the amounts they would grow by: what schedules that
-        look at gradients look at.
-        """
-        return {site: site.granularity for site in occasion.atlas.sites}
-
-    def foreseen(self, occasion: Occasion) -> list[Any]:
-        """What `select` is sure to return, at this occasion or a later one.
-
-        It is checked against the method before training begins. Nothing by default: what a
-        selector of your own picks is found out when it grows.
-        """
-        return []
-
-    def get_state(self) -> dict[str, Any]:
-        """What the selector remembers, as plain values that `json` can hold."""
-        return {}
-
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a value of `get_state`."""
+# Gains closer than this are equal: they come from sums in float32.
+ROUNDING = 1e-5
 
 
 class Widening(Selector):
@@ -238,3 +174,112 @@ class Widening(Selector):
 
 def _whole(wanted: int, site: Site) -> int:
     return -(-wanted // site.granularity) * site.granularity
+
+
+class All(Widening):
+    """Every site grows at every growth step."""
+
+    def select(self, occasion: Occasion) -> dict[Site, int]:
+        sites = self.candidates(occasion.atlas)
+        amounts = self.share_out(sites, occasion)
+        if not amounts:
+            self.spent(sites, occasion)
+        return amounts
+
+    def considered(self, occasion: Occasion) -> dict[Site, int]:
+        return self.share_out(self.candidates(occasion.atlas), occasion)
+
+    def foreseen(self, occasion: Occasion) -> list[dict[Site, int]]:
+        return [self.considered(occasion)]
+
+
+class RoundRobin(Widening):
+    """One site a growth step, in turn."""
+
+    def select(self, occasion: Occasion) -> dict[Site, int]:
+        sites = self.candidates(occasion.atlas)
+        own = self.alone(occasion)
+        for shift in range(len(sites)):
+            site = sites[(occasion.count + shift) % len(sites)]
+            added = self.amount_for(site, own)
+            if added:
+                return {site: added}
+        self.spent(sites, occasion)
+        return {}
+
+    def foreseen(self, occasion: Occasion) -> list[dict[Site, int]]:
+        sites = self.candidates(occasion.atlas)
+        amounts = self.considered(occasion)
+        turns = len(sites) if occasion.remaining is None else min(occasion.remaining, len(sites))
+        ahead = [sites[(occasion.count + turn) % len(sites)] for turn in range(turns)]
+        return [{site: amounts[site]} for site in ahead if site in amounts]
+
+
+class LargestGain(Widening):
+    """The sites grow whose new weights would get the largest gradient.
+
+    Sites are ranked by the squared norm that the gradient by their new weights would have with
+    GradMax: the sum of the first squared singular values of M, as many as there are new neurons,
+    times the squared norm of new fan-outs (Evci et al. 2022, equation 11). To first order the next
+    step of gradient descent lowers the loss in proportion to it. Of sites that are equal, up to
+    rounding, the first in the graph is taken. Sites
+    whose new channels get no gradient are left out, and the event says why.
+
+    Args:
+        amount, names, pattern: as for the other selectors. Targets are approached in as many
+            parts as there are growths for each site if all take turns.
+        by: "gradient" ranks by that gain itself, "parameter" by the gain per added parameter,
+            "flop" per added FLOP; both are exact.
+        sites: how many sites grow at a time.
+
+    Raises:
+        GrowthError: arguments that do not fit.
+    """
+
+    def __init__(
+        self,
+        amount: Amount = 2,
+        by: str = "gradient",
+        sites: int = 1,
+        names: Sequence[str] | None = None,
+        pattern: str | None = None,
+    ) -> None:
+        super().__init__(amount, names, pattern)
+        if by not in ("gradient", "parameter", "flop"):
+            raise GrowthError(f"by must be 'gradient', 'parameter' or 'flop'. Received: by={by!r}")
+        check_whole("sites", sites, 1)
+        self.by = by
+        self.sites = sites
+
+    def select(self, occasion: Occasion) -> dict[Site, int]:
+        amounts = self.considered(occasion)
+        if not amounts:
+            self.spent(self.candidates(occasion.atlas), occasion)
+            return {}
+        gains = {
+            site: score.gradient_norm**2 / self._cost(site, score.added, occasion)
+            for site, score in occasion.score(amounts).items()
+        }
+        if not gains:
+            occasion.notes.append("Nothing grows: no site's new channels would get a gradient.")
+            return {}
+        best = _largest(gains, self.sites)
+        if isinstance(self.amount, Budget):
+            return self.share_out(best, occasion)
+        return {site: amounts[site] for site in best}
+
+    def _cost(self, site: Site, added: int, occasion: Occasion) -> float:
+        if self.by == "gradient":
+            return 1.0
+        plan = make_plan(occasion.atlas, {site: added})
+        return max(plan.added_parameters if self.by == "parameter" else plan.added_flops, 1.0)
+
+
+def _largest(gains: dict[Site, float], count: int) -> list[Site]:
+    left = list(gains)
+    found: list[Site] = []
+    while left and len(found) < count:
+        least = max(gains[site] for site in left) * (1 - ROUNDING)
+        found.append(next(site for site in left if gains[site] >= least))
+        left.remove(found[-1])
+    return found

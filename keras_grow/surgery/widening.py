@@ -8,10 +8,10 @@ import numpy as np
 from keras_grow.apply import Slopes
 from keras_grow.apply.copying import borrow_model
 from keras_grow.errors import GrowthError, check_flag, check_whole
+from keras_grow.graph.outputs import Outputs
 from keras_grow.growth import history, methods
 from keras_grow.growth.data import GrowthData
-from keras_grow.growth.engine import Growth, GrowthStep
-from keras_grow.growth.outputs import Outputs
+from keras_grow.growth.step import Growth, GrowthStep
 from keras_grow.planning import Atlas, Plan, Refusal, Site, make_plan, survey
 from keras_grow.planning.cost import graph_flops
 from keras_grow.planning.drafting import check_amount

@@ -16,23 +16,24 @@ from keras import tree
 from keras_grow import _backend, _keras
 from keras_grow.apply import Slopes
 from keras_grow.apply.copying import copy_as_functional, copy_layer
-from keras_grow.apply.structure import Place, Rewiring, find
+from keras_grow.apply.rewiring import Rewiring
 from keras_grow.errors import GrowthError, all_or_nothing, check_whole
 from keras_grow.graph import graph_of
+from keras_grow.graph.outputs import Outputs, compare, random_inputs, tolerance_of
+from keras_grow.graph.places import Place, find
 from keras_grow.growth import history, methods
 from keras_grow.growth.data import Batches, GrowthData
-from keras_grow.growth.engine import GrowthStep
 from keras_grow.growth.methods import Problem
 from keras_grow.growth.methods.base import JOINT, SPLIT
 from keras_grow.growth.methods.checking import epsilon_of, forms_of, wants_gradients
-from keras_grow.growth.outputs import Outputs, compare, random_inputs, tolerance_of
 from keras_grow.growth.statistics import SiteGradients
-from keras_grow.insertion.inserting import CHECKED_SAMPLES
-from keras_grow.insertion.paths import connect
+from keras_grow.growth.step import GrowthStep
 from keras_grow.logs.events import SiteGrowth
 from keras_grow.planning import SitePlan, survey
 from keras_grow.rules import activations
-from keras_grow.surgery import grow_
+from keras_grow.surgery.inserting import CHECKED_SAMPLES
+from keras_grow.surgery.paths import connect
+from keras_grow.surgery.widening import grow_
 
 layers = keras.layers
 

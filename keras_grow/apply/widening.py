@@ -14,9 +14,9 @@ import keras
 import numpy as np
 
 from keras_grow import _backend, _keras
-from keras_grow.apply import optimizers
+from keras_grow.apply import slots
 from keras_grow.apply.partners import keep_apart, pad_partners
-from keras_grow.apply.structure import Rewiring
+from keras_grow.apply.rewiring import Rewiring
 from keras_grow.errors import all_or_nothing
 from keras_grow.graph import Ref
 from keras_grow.planning import Edit, Plan
@@ -118,7 +118,7 @@ class Surgery:
         values: dict[int, np.ndarray] = {}
         changing = {key: own[0].variable for key, own in edits.items()}
         changing |= {key: variable for key, (variable, _) in self.plan.rewrites.items()}
-        if not optimizers.optimizers_of(model):  # one after another: less memory
+        if not slots.optimizers_of(model):  # one after another: less memory
             for key, variable in changing.items():
                 old = _backend.to_numpy(variable)
                 self._give(variable, self._grown_value(variable, old, edits.get(key, [])))
@@ -127,9 +127,9 @@ class Surgery:
             old = _backend.to_numpy(variable)
             values[key] = self._grown_value(variable, old, edits.get(key, []))
             changes.append((variable, values[key]))
-        active = optimizers.optimizers_of(model)
+        active = slots.optimizers_of(model)
         for optimizer in active:
-            changes += optimizers.grown_slots(
+            changes += slots.grown_slots(
                 optimizer, edits, values, self._rewritten, partial(self._copied, edits)
             )
         keys = [_keras.optimizer_keys(optimizer) for optimizer in active]

@@ -15,7 +15,7 @@ OTHER_SIZES = (3, 1, 2, 4, 5, 6, 7)
 
 
 @dataclass
-class Bridge:
+class BridgeLayers:
     """The layers of a bridge, in order.
 
     Attributes:
@@ -31,7 +31,7 @@ class Bridge:
 
 def connect(
     start: tuple, end: tuple, consumer: Any, source: Any, width: int, activation: Any, name: str
-) -> Bridge:
+) -> BridgeLayers:
     """New layers that turn shape `start` into shape `end`.
 
     Args:
@@ -47,7 +47,7 @@ def connect(
     rank = len(start)
     dense_like = isinstance(consumer, (layers.Dense, layers.EinsumDense))
     if rank == len(end) and rank >= 2 and dense_like and start[1:-1] == end[1:-1]:
-        return Bridge(
+        return BridgeLayers(
             layers.Dense(width, activation=activation, name=name, **options),
             [],
             layers.Dense(end[-1], use_bias=False, name=f"{name}_out", **options),
@@ -56,7 +56,7 @@ def connect(
     if 3 <= rank <= 5 and len(end) == 2:
         conv = getattr(layers, f"Conv{rank - 2}D")
         pool = getattr(layers, f"GlobalAveragePooling{rank - 2}D")
-        return Bridge(
+        return BridgeLayers(
             conv(
                 width,
                 _usable(3, _spatial(start, data_format)),
@@ -78,7 +78,7 @@ def connect(
             conv = getattr(layers, f"Conv{rank - 2}D")
             channels = end[-1] if data_format == "channels_last" else end[1]
             options["data_format"] = data_format
-            return Bridge(
+            return BridgeLayers(
                 conv(width, activation=activation, name=name, **first, **options),
                 [],
                 conv(channels, use_bias=False, name=f"{name}_out", **second, **options),

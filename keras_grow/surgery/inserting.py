@@ -8,15 +8,16 @@ from keras import tree
 from keras_grow import _backend, _keras
 from keras_grow.apply import copy_model
 from keras_grow.apply.copying import copy_layer
-from keras_grow.apply.structure import Edge, Rewiring, edge
+from keras_grow.apply.rewiring import Rewiring
 from keras_grow.errors import GrowthError, all_or_nothing
 from keras_grow.graph import graph_of
+from keras_grow.graph.outputs import Outputs, compare, random_inputs, tolerance_of
+from keras_grow.graph.places import Edge, edge
 from keras_grow.growth import history
 from keras_grow.growth.data import GrowthData
-from keras_grow.growth.outputs import Outputs, compare, random_inputs, tolerance_of
-from keras_grow.insertion.identity import Assignments, Block, NoIdentity, Observed
-from keras_grow.insertion.ranges import range_of
 from keras_grow.logs.events import SiteGrowth
+from keras_grow.surgery.identity import Assignments, Block, NoIdentity, Observed
+from keras_grow.surgery.ranges import range_of
 
 CHECKED_SAMPLES = 32
 

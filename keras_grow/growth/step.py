@@ -13,6 +13,7 @@ from keras_grow import _backend
 from keras_grow.apply import Slopes, Surgery
 from keras_grow.errors import GrowthError, all_or_nothing
 from keras_grow.graph import graph_of
+from keras_grow.graph.outputs import Outputs, Report, compare, random_inputs, rounded, tolerance_of
 from keras_grow.growth.amplitude import LineSearch
 from keras_grow.growth.data import Batch, Batches
 from keras_grow.growth.first_step import FirstStep, bounded
@@ -27,16 +28,8 @@ from keras_grow.growth.methods.checking import (
     wants_gradients,
     wants_inputs,
 )
-from keras_grow.growth.outputs import (
-    Outputs,
-    Report,
-    compare,
-    random_inputs,
-    rounded,
-    tolerance_of,
-)
 from keras_grow.growth.penalties import check_penalties
-from keras_grow.growth.placing import (
+from keras_grow.growth.problem import (
     bias_slots,
     has_moments,
     place,
