@@ -47,7 +47,7 @@ class Warmup:
     def __init__(self, steps: int) -> None:
         check_whole("steps", steps, 1)
         self.steps = steps
-        self._growths: list[_Held] = []
+        self._growths: list[_Recent] = []
         self._before: dict[int, Any] = {}
 
     @property
@@ -72,7 +72,7 @@ class Warmup:
             for key, held in growth.held.items():
                 if key in edits:
                     held.put(moved(held.new, edits[key]))
-        latest = _Held(steps)
+        latest = _Recent(steps)
         for key, own in edits.items():
             variable = own[0].variable
             if variable.trainable:
@@ -136,7 +136,7 @@ def warmup_for(first_steps: Iterable[float | None]) -> int:
     return 0 if largest <= UNHURRIED else min(round(STEPS_PER_RATIO * largest), LONGEST)
 
 
-class _Held:
+class _Recent:
     """What one growth has added, and how many training steps ago."""
 
     def __init__(self, steps: int) -> None:
