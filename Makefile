@@ -82,7 +82,7 @@ browser:
 
 # Trains for a few minutes the first time; the runs are kept in build/screenshots/logs.
 screenshots: $(DEVELOPER_READY) browser
-	KERAS_BACKEND=$(BACKEND) PYTHONPATH=tests $(RUN)/python -m plugin.screenshots \
+	KERAS_BACKEND=$(BACKEND) PYTHONPATH=tests $(RUN)/python -m helpers.screenshots \
 		--docs docs/images $(ARGS)
 
 # Every backend runs, whatever the others did; the target fails if one of them failed.

@@ -9,7 +9,7 @@ import contextlib
 import keras
 import numpy as np
 import pytest
-from fit.harness import CLASSES, FEATURES, compiled, dense, numpy_of, points, same_arrays
+from helpers.fitting import CLASSES, FEATURES, compiled, dense, numpy_of, points, same_arrays
 from keras import layers
 
 import keras_grow as kg

@@ -10,9 +10,9 @@ import keras
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from logs.test_logging import X, a_growth, a_model, fit
-from logs.test_records import a_site, an_event
-from logs.test_writing_and_reading import python
+from helpers.logged import X, a_growth, a_model, fit
+from helpers.processes import python
+from helpers.records import a_site, an_event
 
 import keras_grow as kg
 from keras_grow.logs import history_file as files

@@ -5,7 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from fit.harness import compiled, dense, points
+from helpers.fitting import compiled, dense, points
 
 import keras_grow as kg
 from keras_grow.training.schedules import Every, Moment, OnPlateau, OnSpectrum, When
