@@ -98,6 +98,7 @@ def test_absurd_growth_is_refused_at_once():
     assert time.perf_counter() - start < 20
 
 
+@pytest.mark.every_backend
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_outputs_that_are_nan_are_no_proof():
     model = compiled(dense())

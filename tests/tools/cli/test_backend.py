@@ -74,6 +74,7 @@ def test_none_installed(fresh, monkeypatch):
         choose_backend()
 
 
+@pytest.mark.every_backend
 def test_a_running_backend_cannot_be_changed():
     running = keras.backend.backend()
     assert choose_backend().name == choose_backend(running).name == running

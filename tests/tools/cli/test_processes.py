@@ -6,6 +6,7 @@ import time
 
 import keras
 import numpy as np
+import pytest
 
 from keras_grow.tools import demo
 
@@ -66,6 +67,7 @@ def test_a_missing_file_is_told_before_keras_is_imported(process):
     assert "keras.src" not in result.stderr
 
 
+@pytest.mark.every_backend
 def test_widen_in_a_process(process, good, tmp_path):
     result = process(
         "-m", "keras_grow.tools", "widen", good / "dense.keras", "first=6", "-o", "wider.keras"
@@ -76,6 +78,7 @@ def test_widen_in_a_process(process, good, tmp_path):
     assert keras.saving.load_model(tmp_path / "wider.keras").get_layer("first").units == 6
 
 
+@pytest.mark.every_backend
 def test_demo(run, process, tmp_path, snapshot, monkeypatch):
     # One growth instead of two: what takes the time is compiling for each new width.
     monkeypatch.setattr(demo, "Settings", functools.partial(demo.Settings, growths=1))

@@ -59,6 +59,7 @@ def test_inspect_json(run, good, name):
     assert "output" in found["refused"][0]["reason"]
 
 
+@pytest.mark.every_backend
 def test_inspect_for_people(run, good):
     result = run("inspect", good / "net.keras")
     assert result.exit_code == 0, result.stderr
@@ -77,6 +78,7 @@ def test_inspect_a_model_in_which_nothing_can_grow(run, tmp_path):
 # --- widen ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.every_backend
 def test_widen_saves_a_wider_model_that_computes_the_same(run, good, tmp_path, images, snapshot):
     before = snapshot(good)
     out = tmp_path / "wider.keras"
@@ -120,6 +122,7 @@ def test_widen_in_place_with_force(run, good, tmp_path):
     np.testing.assert_allclose(predict(path, x), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.every_backend
 def test_widen_keeps_the_training_settings(run, good, tmp_path):
     out = tmp_path / "wider.keras"
     result = run("widen", good / "trained.keras", "first=6", "-o", out)
@@ -143,6 +146,7 @@ def test_widen_says_when_the_training_settings_are_lost(run, good, tmp_path):
 # --- verify --------------------------------------------------------------------------------------
 
 
+@pytest.mark.every_backend
 def test_verify_agrees(run, good):
     result = run("verify", good / "net.keras", good / "net.h5")
     assert result.exit_code == 0, result.stderr

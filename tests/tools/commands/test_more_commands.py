@@ -57,6 +57,7 @@ def batch(tmp_path):
 # --- plan ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.every_backend
 def test_plan_prints_every_edit_and_the_cost(run, good, tmp_path, snapshot):
     before = snapshot(good)
     result = run("plan", good / "net.keras", "inner=5", "hidden=6")
@@ -103,6 +104,7 @@ def test_diff_of_the_same_model(run, good):
     assert "the same model" in result.stdout
 
 
+@pytest.mark.every_backend
 def test_diff_after_widening(run, good, tmp_path):
     out = tmp_path / "wider.keras"
     assert run("widen", good / "net.keras", "inner=5", "-o", out).exit_code == 0
@@ -161,6 +163,7 @@ def test_insert_a_convolution_on_one_edge(run, good, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["deeper.keras"]
 
 
+@pytest.mark.every_backend
 def test_insert_a_layer_in_json_and_batch_normalization_with_data(run, good, tmp_path, batch):
     layer = keras.layers.Dense(5, activation="linear", use_bias=False, name="json")
     text = json.dumps(keras.saving.serialize_keras_object(layer))
@@ -198,6 +201,7 @@ def test_insert_refuses(run, good, tmp_path, arguments, pattern):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.every_backend
 @pytest.mark.parametrize("method", ["random", "gradmax"])
 def test_bridge(run, good, tmp_path, batch, method):
     out = tmp_path / "bridged.keras"
@@ -221,6 +225,7 @@ def test_bridge_between_layers_that_are_not_there(run, good, tmp_path):
 # --- growth data ---------------------------------------------------------------------------------
 
 
+@pytest.mark.every_backend
 def test_widen_with_gradmax_and_data(run, good, tmp_path, batch):
     out = tmp_path / "wider.keras"
     result = run("widen", good / "net.keras", "hidden=8", "--method", "gradmax", "--data", batch,

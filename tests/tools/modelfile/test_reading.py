@@ -106,6 +106,7 @@ def test_upgraded_training_settings():
     assert not lost
 
 
+@pytest.mark.every_backend
 def test_an_optimizer_with_a_state_in_an_h5_file_still_trains(tmp_path, capsys):
     path = tmp_path / "trained.h5"
     model = keras.Sequential([keras.Input((4,)), L.Dense(3), L.Dense(2)])
