@@ -24,7 +24,7 @@ def test_what_is_said_is_of_folders_that_there_are():
 
 
 def test_a_new_folder_does_not_run_on_one_backend_unnoticed():
-    with pytest.raises(LookupError, match="tests/new/test_it.py depends on the backend"):
+    with pytest.raises(LookupError, match=r"tests/new/test_it\.py depends on the backend"):
         where("new/test_it.py")
 
 
