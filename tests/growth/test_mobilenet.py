@@ -55,6 +55,8 @@ def test_pointwise_convolution(method: str) -> None:
     assert np.abs(fan_out).min() > 0
 
 
+# Every kind of layer in it is grown, and trained after growth, on every backend elsewhere.
+@pytest.mark.one_backend
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["gradmax", "random"])
 def test_growth_in_fit_and_training_on(method: str) -> None:

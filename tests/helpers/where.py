@@ -45,7 +45,11 @@ QUICKEST = ("torch", "tensorflow", "jax")
 OP_BY_OP = (
     "apply/test_streams.py",
     "graph",
-    "growth/methods/test_methods_in_models.py",
+    "growth/methods",
+    "growth/statistics",
+    "growth/test_alignment.py",
+    "growth/test_limits.py",
+    "growth/test_slopes_of_ops.py",
     "properties",
     "rules",
     "surgery",
