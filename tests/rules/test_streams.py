@@ -138,7 +138,7 @@ def test_a_failure_puts_the_graph_back(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("interrupted")
 
     monkeypatch.setattr("keras_grow.apply.widening.Surgery._refresh", fail)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(kg.GrowthError, match="interrupted"):
         kg.grow_(model, {"down_0": 6}, alone=True)
     monkeypatch.undo()
     assert describe(model) == text
