@@ -12,7 +12,7 @@ The whole way of a growth in `fit`:
 6. `Wider.apply` (wider.py) -> `Surgery.apply` -> `_keras.reinitialize`: the same `keras.Variable`
    gets its new value (apply/widening.py).
 
-A bridge enters the same way with a problem of its own (surgery/bridging.py).
+A bridge enters the same way with a problem of its own (surgery/building.py).
 """
 
 from dataclasses import dataclass, replace
