@@ -3,9 +3,10 @@
 Pure NumPy: nothing here reads or changes a weight.
 """
 
+from keras_grow.planning.atlas import Atlas, survey
 from keras_grow.planning.drafting import make_plan
 from keras_grow.planning.plan import Edit, Plan, ReadSlot, SitePlan, WriteSlot
-from keras_grow.planning.sites import Atlas, Refusal, Site, survey
+from keras_grow.planning.sites import Refusal, Site
 
 __all__ = [
     "Atlas",
