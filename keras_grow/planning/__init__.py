@@ -1,6 +1,7 @@
 """From rules to a list of edits: which variable grows, along which axis, with what inside.
 
-Pure NumPy: nothing here reads or changes a weight.
+NumPy only: nothing here reads or changes a weight, nor asks Keras for anything.
+What has to be asked goes through `graph` and `rules`.
 """
 
 from keras_grow.planning.atlas import Atlas, survey

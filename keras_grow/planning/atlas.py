@@ -36,6 +36,7 @@ class Atlas(ChannelMap):
         self._search = Search(graph, alone)
         self._search.run()
         super().__init__(**vars(self._search.channel_map()))
+        self._uneven: dict[int, str] = {}  # why no site can be made of a producer's channels, by id
         self.sites = self._sites()
 
     # --- looking things up ---------------------------------------------------------------------
@@ -158,7 +159,6 @@ class Atlas(ChannelMap):
     def _sites(self) -> list[Site]:
         blocked = np.zeros(len(self.component), dtype=bool)
         blocked[list(self._search.blocked_components(self.component))] = True
-        self._uneven: dict[int, str] = {}
         producers = list(self.producers.values())
         readers = list(self.readers.values())
         # Channels of one site are made by the same layers and read by the same layers.

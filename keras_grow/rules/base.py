@@ -7,12 +7,11 @@ A rule must answer one question about a call, and may answer ten more. Each is o
   grown channels (to make a plan); the rule does not know which. What it may say is in `space`.
 * `Traits`, four facts: `mode`, `adds`, `writes`, `lifts`. Without an answer the call is taken for
   one that does not have the trait.
-* `Gradients`, four questions with which the weights of new channels are scored before anything
-  has grown. Without an answer methods that need the gradient do not work there, and say so; new
-  channels are drawn at random. `shadow`, of a call that channels pass: what does it do to the
-  *new* ones alone? `patches` and `respond`, of a producer: what would a new channel's fan-in
-  multiply, and what comes of it? `correlate`, of a consumer: the gradient by the weights that
-  would read the new channels.
+* `Gradients`, four questions, with which weights are scored before anything has grown. `shadow`,
+  of a call that channels pass: what does it do to the *new* ones alone? `patches` and `respond`,
+  of a producer: what would a new channel's fan-in multiply, and what comes of it? `correlate`, of
+  a consumer: the gradient by the weights that would read the new channels. Without an answer
+  methods that need the gradient say so there; those that draw at random work.
 * `Costs`, two ways to say the same: `flops`, or `cost` where weights have to be looked at. Without
   an answer the call is free.
 

@@ -89,7 +89,7 @@ class Production:
         """How many channels the layer makes now."""
         return int(getattr(layer, self.size)) if self.width is None else self.width
 
-    def of(self, layer: Any, axis: int) -> "Production":
+    def settled(self, layer: Any, axis: int) -> "Production":
         """The same along another axis, with nothing left to be asked of the layer."""
         resize = partial(setattr, layer, self.size) if self.resize is None else self.resize
         return replace(self, axis=axis, size="", width=self.width_in(layer), resize=resize)

@@ -63,7 +63,7 @@ class _Inside:
         return value
 
     def produce(self, call: Call, production: Production) -> Channels | None:
-        seen = production.of(call.op, production.axis + self.dropped)
+        seen = production.settled(call.op, production.axis + self.dropped)
         return self._down(self.space.produce(self.outer, seen))
 
     def concatenate(self, call: Call, parts: Sequence[Channels | None], axis: int) -> Any:

@@ -250,7 +250,7 @@ def test_a_failure_puts_the_graph_back(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise MemoryError("no room")
 
-    monkeypatch.setattr("keras_grow.apply.inplace.Surgery._refresh", fail)
+    monkeypatch.setattr("keras_grow.apply.widening.Surgery._refresh", fail)
     with pytest.raises(MemoryError):
         kg.grow_(model, {"embed": 9})
     monkeypatch.undo()
