@@ -172,11 +172,3 @@ def everything_imported(name, seen):
 def test_logs_are_read_without_keras(name):
     found = everything_imported(name, set())
     assert not {o.split(".")[0] for o in found} & {"keras", "tensorflow", "torch", "jax"}
-
-
-@pytest.mark.parametrize("name", [n for n in LIBRARY if room(n) == "planning"])
-def test_planning_computes_with_numpy_alone(name):
-    """It asks the graph and the rules, and never Keras or a backend itself."""
-    for other in imported(name):
-        assert other.split(".")[0] not in ("keras", "tensorflow", "torch", "jax")
-        assert room(other) not in ("_keras", "_backend") or not other.startswith("keras_grow")

@@ -42,6 +42,10 @@ from keras_grow._keras.graph import (
     takes_training,
     traced,
 )
+from keras_grow._keras.hub import (
+    f_net_hidden,
+    transformer_hidden,
+)
 from keras_grow._keras.layers import (
     all_states,
     attention_axes,

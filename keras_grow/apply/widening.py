@@ -156,8 +156,9 @@ class Surgery:
 
     def _sizes(self) -> None:
         for producer, size in self.plan.sizes:
-            if producer.resize is None:
-                self._set(producer.call.op, producer.size, size)
+            made = producer.production
+            if made.resize is None:
+                self._set(producer.call.op, made.size, size)
         for op, setter in self.plan.setters:
             below = _keras.sublayers(op) if isinstance(op, keras.layers.Layer) else [op]
             for part in below:
