@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from keras_grow.tools.errors import EXIT_CODES_HELP, InputError, one_paragraph
-from keras_grow.tools.options import MODEL_FILE, common_options
+from keras_grow.tools.cli.errors import EXIT_CODES_HELP, InputError, one_paragraph
+from keras_grow.tools.cli.options import MODEL_FILE, common_options
 
 if TYPE_CHECKING:
     from keras_grow.logs.events import GrowthEvent, SiteGrowth
@@ -36,7 +36,7 @@ def _print(path: Path, events: list[GrowthEvent]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from keras_grow.tools.console import count, make_console
+    from keras_grow.tools.cli.console import count, make_console
 
     console = make_console()
     if not events:

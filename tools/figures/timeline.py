@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from keras_grow.errors import GrowthError, nearest
 from keras_grow.logs.runs import GrowthSummary, Run, Series
-from keras_grow.tools.console import count
+from keras_grow.tools.cli.console import count
 from keras_grow.tools.figures.axes import (
     XAxis,
     at_steps,

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from keras_grow.tools.console import size
-from keras_grow.tools.errors import InputError, one_paragraph
+from keras_grow.tools.cli.console import size
+from keras_grow.tools.cli.errors import InputError, one_paragraph
 from keras_grow.tools.modelfile import legacy
 from keras_grow.tools.modelfile.archive import CONFIG, WEIGHTS, open_archive
 from keras_grow.tools.modelfile.config import check_config, check_parts, parse_config

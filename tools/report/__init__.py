@@ -1,5 +1,1 @@
-"""One self-contained page that shows how a model grew."""
-
-from keras_grow.tools.report.page import build
-
-__all__ = ["build"]
+"""One self-contained page that shows how a model grew, and the same in a terminal."""

@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from keras_grow.logs.runs import GrowthSummary, Run
 from keras_grow.tools import figures
-from keras_grow.tools.console import count
+from keras_grow.tools.cli.console import count
 from keras_grow.tools.figures.axes import changes, evenly
 from keras_grow.tools.figures.theme import THEMES, styles
 from keras_grow.tools.figures.timeline import metric_of, state_of

@@ -18,8 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 import keras_grow as kg
-from keras_grow.tools.console import count
-from keras_grow.tools.demo import WAYS, Result, Settings, Way
+from keras_grow.tools.cli.console import count
+from keras_grow.tools.demo.experiment import WAYS, Result, Settings, Way
 
 #: Named in results.json; it changes when a field changes its meaning or goes away.
 SCHEMA = "keras-grow/demo/1"

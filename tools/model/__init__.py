@@ -1,0 +1,1 @@
+"""A model in words and as a picture."""
