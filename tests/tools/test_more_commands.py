@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_grow.tools.cli import growing
 from keras_grow.tools.cli.completion import widths_in
 from keras_grow.tools.model.picture import graph_text
 
