@@ -5,6 +5,8 @@ the same layers or an `EarlyStopping` that waits to restore weights is known to 
 """
 
 import gc
+import sys
+import weakref
 from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
@@ -34,6 +36,8 @@ class Living:
     def within(cls, model: Any) -> "Living":
         """Of a copy just made, which nobody can hold yet: the model itself and those inside it."""
         found = cls(stoppings=[])
+        vars(found)["optimizers"] = []
+        vars(found)["traced"] = []
         models = [below for below in sublayers(model) if isinstance(below, keras.Model)]
         graphs = [functional_of(below) for below in models]
         vars(found)["models"] = models
@@ -47,9 +51,12 @@ class Living:
         `gc.get_referrers(*classes)` takes half the time, but asks every object in memory what it
         refers to, and extension types of other packages have crashed over that.
         """
-        classes = _subclasses(keras.Model) | _subclasses(Function)
-        classes |= _subclasses(keras.callbacks.EarlyStopping)
-        return [o for o in gc.get_objects() if type(o) in classes]
+        return [*_frozen(), *_of_keras(gc.get_objects())]
+
+    def look_again(self) -> None:
+        """Forgets what was found, for instance after a collection."""
+        for name in ("_objects", "models", "graphs", "optimizers", "traced"):
+            vars(self).pop(name, None)
 
     @cached_property
     def models(self) -> list[Any]:
@@ -61,6 +68,18 @@ class Living:
         """Every functional graph."""
         found = [o for o in self._objects if isinstance(o, Function)]
         return [f for f in found if "_nodes_by_depth" in vars(f)]
+
+    @cached_property
+    def optimizers(self) -> list[Any]:
+        """Every built optimizer, those inside of others included."""
+        found = [o for o in self._objects if isinstance(o, keras.optimizers.Optimizer)]
+        return [o for o in found if getattr(o, "built", False)]
+
+    @cached_property
+    def traced(self) -> list[Any]:
+        """Every function that TensorFlow traces."""
+        classes = _traced_classes()
+        return [o for o in self._objects if type(o) in classes]
 
     @cached_property
     def stoppings(self) -> list[Any]:
@@ -82,6 +101,11 @@ class Living:
                 found.append(candidate)
         return found
 
+    def training(self, variables: Iterable[Any]) -> list[Any]:
+        """Built optimizers that train one of `variables`, whoever holds them."""
+        wanted = {id(v) for v in variables}
+        return [o for o in self.optimizers if any(id(v) in wanted for v in o._trainable_variables)]
+
     def watching(self, model: Any) -> list[Any]:
         """The `EarlyStopping` callbacks that watch a model."""
         return [c for c in self.stoppings if getattr(c, "_model", None) is model]
@@ -94,6 +118,41 @@ class Living:
                 if any(tensor is t for t in node.input_tensors):
                     found[id(node)] = node
         return list(found.values())
+
+
+def _of_keras(objects: list[Any]) -> list[Any]:
+    bases = (keras.Model, Function, keras.optimizers.Optimizer, keras.callbacks.EarlyStopping)
+    classes = set[type]().union(*(_subclasses(base) for base in bases))
+    classes |= _traced_classes()
+    return [o for o in objects if type(o) in classes]
+
+
+def _traced_classes() -> set[type]:
+    """The class of what `@tf.function` makes, if TensorFlow is in use."""
+    module = sys.modules.get("tensorflow.python.eager.polymorphic_function.polymorphic_function")
+    return set() if module is None else {module.Function}
+
+
+# What `gc.freeze()` has put out of the collector's sight: how many objects, and Keras's of them.
+_seen_frozen: tuple[int, list[weakref.ref]] = (0, [])
+
+
+def _frozen() -> list[Any]:
+    """Keras objects that `gc.get_objects` leaves out because somebody has called `gc.freeze`.
+
+    They are looked for once after every freeze, by lifting it for a moment.
+    """
+    global _seen_frozen
+    count, known = _seen_frozen
+    now = gc.get_freeze_count()
+    if now > count:
+        visible = {id(o) for o in _of_keras(gc.get_objects())}
+        gc.unfreeze()
+        found = _of_keras(gc.get_objects())
+        gc.freeze()
+        known = [weakref.ref(o) for o in found if id(o) not in visible]
+        _seen_frozen = (gc.get_freeze_count(), known)
+    return [o for o in (ref() for ref in known) if o is not None]
 
 
 def _subclasses(cls: type) -> set[type]:
