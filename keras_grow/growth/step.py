@@ -20,14 +20,7 @@ from keras_grow.growth.first_step import FirstStep, bounded
 from keras_grow.growth.forms import flat_sites, forms_for, planned
 from keras_grow.growth.methods import Method, Problem, Solution
 from keras_grow.growth.methods.base import JOINT, SPLIT, ZEROS
-from keras_grow.growth.methods.checking import (
-    checked,
-    epsilon_of,
-    forms_of,
-    sides_set,
-    wants_gradients,
-    wants_inputs,
-)
+from keras_grow.growth.methods.checking import checked, sides_set
 from keras_grow.growth.penalties import check_penalties
 from keras_grow.growth.problem import (
     bias_slots,
@@ -150,7 +143,7 @@ class GrowthStep:
             _record(site, self._form(site), self.method, solution)
             for site, solution in self.solutions.items()
         ]
-        looked = self.measured if wants_gradients(self.method) else None
+        looked = self.measured if self.method.needs_gradients else None
         if looked is not None and self.norms:
             for record, site in zip(sites, self.solutions, strict=True):
                 record.existing_norm = looked.weight_norm(site.site.kernels)
@@ -171,7 +164,7 @@ class GrowthStep:
             GrowthError: it cannot, at some of them; the message names them all.
         """
         self._make_plan()
-        if not wants_gradients(self.method):
+        if not self.method.needs_gradients:
             return
         reasons: dict[SitePlan, str] = {}
         for site in self.plan.sites:
@@ -193,7 +186,7 @@ class GrowthStep:
         self.stuck = {s for c in self.plan.activations.values() for s in self.plan.passing(c)}
         for site in self.plan.sites:
             self._check_form(site)
-            if getattr(self.method, "sets_bias", False):
+            if self.method.sets_bias:
                 bias_slots(site, self.method.name)
 
     def prepare(self) -> None:
@@ -201,17 +194,17 @@ class GrowthStep:
         with self._phase("plan"):
             self._make_plan()
             self.recording = None
-            if wants_gradients(self.method):
+            if self.method.needs_gradients:
                 self._check_gradients()
                 kernels = [k for site in self.plan.sites for k in site.site.kernels]
-                inputs = wants_inputs(self.method)
+                inputs = self.method.needs_inputs
                 self.recording = Recording(self.plan, inputs=inputs, weights=kernels)
             elif self.batches is not None and self._needs_moments():
                 self.recording = Recording(self.plan, gradients=False)
 
     def _flat_sites(self) -> set[Site]:
-        asked = self.form in ("auto", OUTGOING) and INVERSE in forms_of(self.method)
-        if not asked or not wants_gradients(self.method):
+        asked = self.form in ("auto", OUTGOING) and INVERSE in self.method.forms
+        if not asked or not self.method.needs_gradients:
             return set()
         return flat_sites(self.atlas, self.amounts, self.plan, self.forms, self.slopes)
 
@@ -221,7 +214,7 @@ class GrowthStep:
             return
         assert self.batches is not None
         with self._phase("statistics"):
-            looks = wants_gradients(self.method)
+            looks = self.method.needs_gradients
             batches = self.batches if looks else [self.batches.first]
             self.measured = measure(self.plan, self.recording, batches)
             for site, reason in self.measured.skipped.items() if looks else ():
@@ -246,7 +239,7 @@ class GrowthStep:
         )
 
     def _solve(self, site: SitePlan, gradients: SiteGradients | None) -> None:
-        problem = self.problem(site, gradients if wants_gradients(self.method) else None)
+        problem = self.problem(site, gradients if self.method.needs_gradients else None)
         try:
             solution = checked(self.method, problem, self.method.solve(problem, self.rng))
             if self.measured is not None and problem.gradients is not None:
@@ -337,7 +330,7 @@ class GrowthStep:
 
     def _may_change(self) -> bool:
         """Whether a change of the function was asked for."""
-        return bool(epsilon_of(self.method)) or JOINT in self.forms.values()
+        return bool(self.method.epsilon) or JOINT in self.forms.values()
 
     def _culprit(self) -> str:
         """Whose mistake it must be."""
@@ -389,7 +382,7 @@ class GrowthStep:
             )
 
     def _check_form(self, site: SitePlan) -> None:
-        form, known = self._form(site), forms_of(self.method)
+        form, known = self._form(site), self.method.forms
         if form not in known:
             raise GrowthError(
                 f"The method '{self.method.name}' cannot grow site '{site.site.name}' in the "

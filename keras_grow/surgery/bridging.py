@@ -25,7 +25,6 @@ from keras_grow.growth import history, methods
 from keras_grow.growth.data import Batches, GrowthData
 from keras_grow.growth.methods import Problem
 from keras_grow.growth.methods.base import JOINT, SPLIT
-from keras_grow.growth.methods.checking import epsilon_of, forms_of, wants_gradients
 from keras_grow.growth.statistics import SiteGradients
 from keras_grow.growth.step import GrowthStep
 from keras_grow.logs.events import SiteGrowth
@@ -181,7 +180,7 @@ def _check(
             f"Use form='auto'. Received: form={form!r}."
         )
     _ends(model, after, before)
-    if wants_gradients(chosen) and (data is None or not getattr(model, "compiled", False)):
+    if chosen.needs_gradients and (data is None or not getattr(model, "compiled", False)):
         lacks = "data=(x, y)" if data is None else "a compiled model"
         raise GrowthError(
             f"The method '{chosen.name}' looks at gradients and needs {lacks}. "
@@ -191,7 +190,7 @@ def _check(
 
 def check_bridge_method(method: Any) -> None:
     """Raises GrowthError if a method cannot make a new layer."""
-    if SPLIT in forms_of(method):
+    if SPLIT in method.forms:
         raise GrowthError(
             "A new layer has no neurons yet that could be split (paper, section 2). Use "
             f"method='gradmax' or 'random'. Received: method={method.name!r}."
@@ -318,7 +317,7 @@ def _bridge(
         taken = _fill(rewiring, model, hidden, chosen, rng, drawn, slopes, form)
         rewiring.finish()
         report = compare(outputs, Outputs(graph_of(model))(sample), tolerance_of(model))
-        if not report and not epsilon_of(chosen):
+        if not report and not chosen.epsilon:
             raise GrowthError(
                 f"A bridge from '{after}' to '{before}' would have changed what the model "
                 f"computes, so it was undone: {report}. Please report this model."
