@@ -8,7 +8,7 @@ from logs.synthetic import synthetic_events
 from plugin.browser import Browser, missing
 
 from keras_grow.logs.writing import RunWriter
-from keras_grow.tools.cli import cli
+from keras_grow.tools.cli.main import cli
 
 
 def write_run(folder, **options):

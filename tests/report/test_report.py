@@ -11,7 +11,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from keras_grow.logs.reading import read_runs
-from keras_grow.tools.report import build
+from keras_grow.tools.report.page import build
 
 pytestmark = pytest.mark.backend("torch")
 

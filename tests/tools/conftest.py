@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from keras_grow.tools.cli import cli
+from keras_grow.tools.cli.main import cli
 
 
 class _Outsider(keras.layers.Layer):

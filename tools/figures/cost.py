@@ -6,11 +6,10 @@ import numpy as np
 import plotly.graph_objects as go
 
 from keras_grow.logs.runs import GrowthSummary, Run
-from keras_grow.tools.console import count
 from keras_grow.tools.figures.axes import XAxis, evenly
 from keras_grow.tools.figures.theme import Draft, Look, dress, empty, text
 from keras_grow.tools.figures.timeline import legend_place
-from keras_grow.tools.words import plural, seconds
+from keras_grow.tools.words import count, plural, seconds
 
 #: Always the same colour for the same work, in the order in which it is done.
 PHASES = {

@@ -7,7 +7,6 @@ import plotly.graph_objects as go
 
 from keras_grow.errors import GrowthError, nearest
 from keras_grow.logs.runs import GrowthSummary, Run, Series
-from keras_grow.tools.console import count
 from keras_grow.tools.figures.axes import (
     XAxis,
     at_steps,
@@ -18,7 +17,7 @@ from keras_grow.tools.figures.axes import (
     thinned,
 )
 from keras_grow.tools.figures.theme import BAD, NEUTRAL, Draft, Look, Style, dress, empty, text
-from keras_grow.tools.words import plural, shortened
+from keras_grow.tools.words import count, plural, shortened
 
 #: Points of all lines together, and marks of growths.
 _POINTS, _MARKS = 24_000, 1_000

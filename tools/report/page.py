@@ -14,12 +14,11 @@ from plotly.offline import get_plotlyjs
 
 from keras_grow.logs.runs import GrowthSummary, Run
 from keras_grow.tools import figures
-from keras_grow.tools.console import count
 from keras_grow.tools.figures.axes import changes, evenly
 from keras_grow.tools.figures.theme import THEMES, styles
 from keras_grow.tools.figures.timeline import metric_of, state_of
 from keras_grow.tools.report.cards import Deck
-from keras_grow.tools.words import plural, seconds, shortened
+from keras_grow.tools.words import count, plural, seconds, shortened
 
 #: Rows of the table of growths, and warnings.
 _ROWS, _WARNINGS = 4_000, 100
