@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_grow import _keras
 from keras_grow._backend.machine import is_machine_fault, machine_memory
 
 _on: Any = importlib.import_module(f"keras_grow._backend.on_{keras.backend.backend()}")
@@ -66,7 +67,7 @@ def lend(target: Any, source: Any) -> Any | None:
 
 def holds(variable: Any, value: Any) -> bool:
     """Whether a variable still holds what `lend` gave it."""
-    return variable._value is value
+    return _keras.value_of(variable) is value
 
 
 def attach_state(model: Any) -> None:

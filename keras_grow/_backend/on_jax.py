@@ -7,14 +7,17 @@ from typing import Any
 import jax
 import keras
 
+from keras_grow import _keras
+
 TRACES_HOLD_VARIABLES = False
 # `keras.ops.dot_product_attention` fails otherwise (Keras 3.15).
 ATTENTION_NEEDS_ONE_SIZE = True
 
 
 def lend(target: Any, source: Any) -> Any | None:
-    target._value = source.value
-    return target._value
+    lent = source.value
+    _keras.set_value(target, lent)
+    return lent
 
 
 def attach_state(model: Any) -> None:

@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from keras_grow import _keras
+
 TRACES_HOLD_VARIABLES = False
 ATTENTION_NEEDS_ONE_SIZE = False
 
@@ -12,8 +14,9 @@ ATTENTION_NEEDS_ONE_SIZE = False
 def lend(target: Any, source: Any) -> Any | None:
     value = source.value.detach()
     needs = target.trainable and torch.is_floating_point(value)
-    target._value = torch.nn.Parameter(value, requires_grad=needs)
-    return target._value
+    lent = torch.nn.Parameter(value, requires_grad=needs)
+    _keras.set_value(target, lent)
+    return lent
 
 
 def attach_state(model: Any) -> None:
@@ -26,8 +29,7 @@ def after_variables_changed(layers: Iterable[Any]) -> None:
     `zero_grad` reads them there, and gradients would accumulate on stale ones.
     """
     for layer in layers:
-        if hasattr(layer, "_torch_params"):
-            layer._track_variables()
+        _keras.track_variables(layer)
 
 
 def gradients(forward: Callable) -> tuple[Any, list, Any]:

@@ -44,10 +44,9 @@ from typing import Any
 import numpy as np
 
 from keras_grow import _backend, _keras
-from keras_grow.apply.entries import in_order, moved, new_entries
 from keras_grow.errors import GrowthError
 from keras_grow.planning import Edit
-from keras_grow.planning.arrays import grown_value, split_groups
+from keras_grow.planning.arrays import grown_value, in_order, moved, new_entries, split_groups
 
 # What new entries of a slot can start with.
 ZERO = "zero"

@@ -46,21 +46,28 @@ class Surgery:
     copies: dict[Edit, Copying] = field(default_factory=dict)
     seed: int = 0
     disposable: bool = False
+    _living: _keras.Living = field(default_factory=_keras.Living, repr=False)
     _undo: list[Callable[[], None]] = field(default_factory=list, repr=False)
 
-    def apply(self) -> None:
+    def apply(self, living: _keras.Living | None = None) -> None:
         """Changes the model in place.
+
+        Args:
+            living: what else is in memory and may hold a part of the model; looked for if left out.
 
         Raises:
             GrowthError: something failed, memory included; the model is as it was.
         """
         model = self.plan.atlas.graph.model
         _backend.attach_state(model)
+        if living is not None:
+            self._living = living
         names = ", ".join(s.site.name for s in self.plan.sites)
         with all_or_nothing(self.undo, f"Growing {names} in model '{model.name}'"):
             self._variables(model)
             self._sizes()
             self._shapes()
+            self._early_stopping(model)
             self._rewire(model)
             self._refresh(model)
 
@@ -149,8 +156,9 @@ class Surgery:
 
     def _sizes(self) -> None:
         for producer, size in self.plan.sizes:
-            if producer.resize is None:
-                self._set(producer.call.op, producer.size, size)
+            made = producer.production
+            if made.resize is None:
+                self._set(producer.call.op, made.size, size)
         for op, setter in self.plan.setters:
             below = _keras.sublayers(op) if isinstance(op, keras.layers.Layer) else [op]
             for part in below:
@@ -192,9 +200,17 @@ class Surgery:
                 self._undo.append(partial(_keras.set_shape, tensor, before))
                 _keras.set_shape(tensor, _resized(before, axis, size))
 
+    def _early_stopping(self, model: Any) -> None:
+        """What an `EarlyStopping` would restore: in the old shapes it would fail halfway."""
+        for stopping in self._living.watching(model):
+            best = stopping.best_weights
+            if best is not None and len(best) == len(model.weights):
+                self._undo.append(partial(setattr, stopping, "best_weights", best))
+                stopping.best_weights = self.grown(model.weights, best)
+
     def _rewire(self, model: Any) -> None:
         if self.plan.rewires:
-            rewiring = Rewiring(model)
+            rewiring = Rewiring(model, self._living)
             self._undo.append(rewiring.undo)
             pad_partners(rewiring, self.plan.pads)
             keep_apart(rewiring, self.plan.apart)
@@ -223,7 +239,7 @@ class Surgery:
         """What is derived from the variables: backend bookkeeping, compiled functions."""
         layers = self._touched()
         _backend.after_variables_changed([*layers, *_keras.sublayers(model)])
-        users = _keras.models_using(layers) if _backend.traces_hold_variables() else []
+        users = self._living.using(layers) if _backend.traces_hold_variables() else []
         for user in [model, *(u for u in users if u is not model)]:
             _keras.drop_compiled(user)
 

@@ -197,7 +197,7 @@ class _Rule:
         return self.update(self.optimizer, gradient, slots, self.rate, self.done)
 
     def fresh(self, like: np.ndarray) -> dict[str, np.ndarray]:
-        """Slots of new weights, as `keras_grow.apply.optimizers` starts them."""
+        """Slots of new weights, as `keras_grow.apply.slots` starts them."""
         start = float(getattr(self.optimizer, "initial_accumulator_value", 0.0))
         return {
             name: np.full(like.shape, start if name == "_accumulators" else 0.0)
