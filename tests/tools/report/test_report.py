@@ -5,6 +5,7 @@ import re
 import time
 
 import pytest
+from helpers.hostile import hostile_run
 from helpers.synthetic import synthetic_run
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -358,7 +359,6 @@ def test_it_prints(page):
 
 
 def test_a_hostile_log_runs_no_script(browser, tmp_path):
-    from figures.test_figures import hostile_run
 
     path = tmp_path / "report.html"
     run = hostile_run()
