@@ -93,8 +93,8 @@ def in_short(event: GrowthEvent) -> GrowthSummary:
 
 def encode_growth(event: GrowthEvent) -> bytes:
     """A growth step without its sites, as JSON; its step and time are TensorBoard's own."""
-    values = dict(vars(in_short(event)))
-    del values["step"], values["time"]
+    short = in_short(event)
+    values = {name: getattr(short, name) for name in _GROWTH}
     return _json({k: v for k, v in values.items() if not _is_empty(v)}, digits=9)
 
 

@@ -9,18 +9,17 @@ from pathlib import Path
 
 import click
 
+from keras_grow.tools.cli.console import make_console
 from keras_grow.tools.cli.errors import EXIT_CODES_HELP, InputError
 from keras_grow.tools.cli.options import common_options, start_backend
+from keras_grow.tools.demo import FILES
 
 _NEEDED = {"sklearn": "scikit-learn", "matplotlib": "matplotlib"}
-_FILES = ("results.json", "loss.png", "grown.keras")
-
-
 _DEFAULT_FOLDER = Path("demo-out")
 
 
 def _earlier_files(folder: Path) -> list[str]:
-    return [name for name in _FILES if (folder / name).exists()]
+    return [name for name in FILES if (folder / name).exists()]
 
 
 def _free_folder() -> Path:
@@ -105,7 +104,6 @@ def command(out: Path | None, seeds: int, epochs: int, force: bool) -> None:
 def _run(out: Path, seeds: int, epochs: int, backend: str) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from keras_grow.tools.cli.console import make_console
     from keras_grow.tools.demo import experiment, report
 
     console = make_console()

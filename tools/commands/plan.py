@@ -16,6 +16,7 @@ from keras_grow.tools.cli.options import (
 )
 from keras_grow.tools.commands.widen import LayerWidth, alone_option, no_repeats
 from keras_grow.tools.modelfile import load_model
+from keras_grow.tools.words import count
 
 
 @click.command(
@@ -49,7 +50,6 @@ def command(model: Path, widths: dict[str, int], form: str, alone: bool) -> None
     start_backend()
     before = load_model(model, trust=trust())
     import keras_grow as kg
-    from keras_grow.tools.cli.console import count
 
     plan = kg.plan(before, widths, form=form, alone=alone)
     click.echo(str(plan))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from keras_grow.tools.cli.console import make_console
 from keras_grow.tools.cli.errors import EXIT_CODES_HELP, InputError, one_paragraph
 from keras_grow.tools.cli.logdirs import LOGDIRS, check_folder, checked_pattern, named
 from keras_grow.tools.cli.options import common_options
@@ -47,7 +48,6 @@ def command(logdirs: tuple[Path, ...], once: bool, interval: float, pattern: str
     for one in logdirs:
         check_folder(one)
     from keras_grow.logs.reading import Follower
-    from keras_grow.tools.cli.console import make_console
 
     followers = [(one, Follower(one)) for one in logdirs]
 

@@ -1,1 +1,7 @@
-"""A small network grows on real data, beside one that does not and one that was large at once."""
+"""The demonstration: four ways to train on real data (`experiment`), and what it leaves behind
+(`report`).
+"""
+
+#: What `keras-grow demo` writes into its folder.
+RESULTS_FILE, PLOT_FILE, MODEL_FILE = "results.json", "loss.png", "grown.keras"
+FILES = (RESULTS_FILE, PLOT_FILE, MODEL_FILE)

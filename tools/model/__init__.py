@@ -1,1 +1,1 @@
-"""A model in words and as a picture."""
+"""A loaded model looked at by Keras' public interface: its parts, and a picture of them."""

@@ -1,1 +1,3 @@
-"""One self-contained page that shows how a model grew, and the same in a terminal."""
+"""How a model grew, for people: one self-contained page (`page`), and a view in the terminal that
+follows runs (`watch`).
+"""
