@@ -51,7 +51,7 @@ class Living:
         `gc.get_referrers(*classes)` takes half the time, but asks every object in memory what it
         refers to, and extension types of other packages have crashed over that.
         """
-        return [*_frozen(), *_of_keras(gc.get_objects())]
+        return _heap.look()
 
     def look_again(self) -> None:
         """Forgets what was found, for instance after a collection."""
@@ -133,26 +133,31 @@ def _traced_classes() -> set[type]:
     return set() if module is None else {module.Function}
 
 
-# What `gc.freeze()` has put out of the collector's sight: how many objects, and Keras's of them.
-_seen_frozen: tuple[int, list[weakref.ref]] = (0, [])
+class _Heap:
+    """Keras objects in memory, those included that `gc.freeze` has put out of sight.
 
-
-def _frozen() -> list[Any]:
-    """Keras objects that `gc.get_objects` leaves out because somebody has called `gc.freeze`.
-
-    They are looked for once after every freeze, by lifting it for a moment.
+    After a freeze they are looked for once, by lifting it for a moment. A list that this keeps
+    tells whether there was a new one: it would be out of sight too.
     """
-    global _seen_frozen
-    count, known = _seen_frozen
-    now = gc.get_freeze_count()
-    if now > count:
-        visible = {id(o) for o in _of_keras(gc.get_objects())}
-        gc.unfreeze()
-        found = _of_keras(gc.get_objects())
-        gc.freeze()
-        known = [weakref.ref(o) for o in found if id(o) not in visible]
-        _seen_frozen = (gc.get_freeze_count(), known)
-    return [o for o in (ref() for ref in known) if o is not None]
+
+    def __init__(self) -> None:
+        self.frozen: list[weakref.ref] = []
+        self.mark: list = []
+
+    def look(self) -> list[Any]:
+        objects = gc.get_objects()
+        if gc.get_freeze_count() and not any(o is self.mark for o in objects):
+            gc.unfreeze()
+            gc.collect()  # or garbage would be kept for ever
+            objects = gc.get_objects()
+            gc.freeze()
+            self.frozen = [weakref.ref(o) for o in _of_keras(objects)]
+            self.mark = []
+        held = [o for o in (ref() for ref in self.frozen) if o is not None]
+        return list({id(o): o for o in [*held, *_of_keras(objects)]}.values())
+
+
+_heap = _Heap()
 
 
 def _subclasses(cls: type) -> set[type]:

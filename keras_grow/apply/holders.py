@@ -44,22 +44,21 @@ def holders_of(plan: Plan, living: _keras.Living) -> Holders:
     Raises:
         GrowthError: one of them would not be right afterwards; nothing has been changed.
     """
-    try:
-        return _holders(plan, living)
-    except _Left:
+    found, _ = _tried(plan, living)
+    if found is None:
         # Models that nobody holds any more wait in memory for the collector.
-        gc.collect()
         living.look_again()
-    try:
-        return _holders(plan, living)
-    except _Left as left:
+        gc.collect()
+        found, why = _tried(plan, living)
+    if found is None:
         model = plan.atlas.graph.model
         names = ", ".join(f"'{site.site.name}'" for site in plan.sites)
         raise GrowthError(
             f"Growing {names} of model '{model.name}' in place would leave another model behind: "
-            f"{left}. Grow a copy, which shares nothing with it (kg.widen), or delete the other "
+            f"{why}. Grow a copy, which shares nothing with it (kg.widen), or delete the other "
             "model first."
-        ) from None
+        )
+    return found
 
 
 def optimizers_training(model: Any, variables: Iterable[Any], living: _keras.Living) -> list[Any]:
@@ -71,6 +70,14 @@ def optimizers_training(model: Any, variables: Iterable[Any], living: _keras.Liv
     own = optimizers_of(model)
     known = {id(optimizer) for optimizer in own}
     return own + [o for o in living.training(variables) if id(o) not in known]
+
+
+def _tried(plan: Plan, living: _keras.Living) -> tuple[Holders | None, str]:
+    """The holders, or why there is one that would be left behind."""
+    try:
+        return _holders(plan, living), ""
+    except _Left as left:
+        return None, str(left)
 
 
 def _holders(plan: Plan, living: _keras.Living) -> Holders:
