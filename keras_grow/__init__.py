@@ -20,12 +20,22 @@ if TYPE_CHECKING:
     from keras_grow.graph.outputs import Report, verify
     from keras_grow.growth import methods
     from keras_grow.growth.alignment import Alignment, alignment
+    from keras_grow.growth.guarded import Growth
     from keras_grow.growth.history import history
     from keras_grow.logs.events import GrowthEvent, SiteGrowth
     from keras_grow.planning import Plan, Refusal, Site
     from keras_grow.rules import register_rule
-    from keras_grow.surgery import bridge, bridge_, insert, insert_
-    from keras_grow.surgery.widening import flops, grow_, plan, sites, widen
+    from keras_grow.surgery import (
+        bridge,
+        bridge_,
+        flops,
+        grow_,
+        insert,
+        insert_,
+        plan,
+        sites,
+        widen,
+    )
     from keras_grow.tools import figures
     from keras_grow.training import schedules, selectors
     from keras_grow.training.callback import GrowthCallback
@@ -36,6 +46,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Alignment",
     "DataError",
+    "Growth",
     "GrowthCallback",
     "GrowthCheck",
     "GrowthError",
@@ -74,6 +85,7 @@ _HOME = {
     "keras_grow.errors": ("DataError", "GrowthError", "RefusedError"),
     "keras_grow.growth": ("methods",),
     "keras_grow.growth.alignment": ("Alignment", "alignment"),
+    "keras_grow.growth.guarded": ("Growth",),
     "keras_grow.growth.history": ("history",),
     "keras_grow.logs.events": ("GrowthEvent", "SiteGrowth"),
     "keras_grow.graph.outputs": ("Report", "verify"),

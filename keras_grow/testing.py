@@ -97,6 +97,7 @@ def run_growth_test(
     growth = grow_(model, widths, seed=2, form=last)
     assert model.count_params() - count == added
     assert_close(predict(model, x), before, tolerance, f"grown in place, {last} form")
+    assert growth.plan is not None
     assert_free_weights_used(growth.plan, model, model)
     for name, width in widths.items():
         assert_width(model, name, width)

@@ -162,10 +162,13 @@ def _seeds() -> None:
 
 @pytest.fixture(autouse=True)
 def _quick_on_jax(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compiling is most of the time on JAX: less of it where the folder says so."""
+    """Compiling is most of the time on JAX: less of it where the folder says so.
+
+    `make test-all` compiles everything.
+    """
     import keras
 
-    if keras.config.backend() != "jax":
+    if keras.config.backend() != "jax" or os.environ.get("KERAS_GROW_TEST_ALL"):
         return
     path = _path(request.node)
     if fits(path, OP_BY_OP):

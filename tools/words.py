@@ -1,4 +1,7 @@
-"""Numbers and names in words, for figures, pages and terminals."""
+"""Numbers and names in words, for all that people read: figures, pages, tables, messages.
+
+Below every room of `tools`: it imports none of them.
+"""
 
 import math
 import unicodedata
@@ -31,3 +34,22 @@ def seconds(value: float) -> str:
     if value >= 3 * 86400:
         return f"{value / 86400:,.0f} days"
     return f"{int(value // 3600):,} h {int(value % 3600 // 60)} min"
+
+
+def count(number: float) -> str:
+    """A count for people: ``1,234``, ``12.3 k``, ``4.6 M``, ``7.9 G``."""
+    for threshold, unit, size in ((1e12, "T", 1e12), (1e9, "G", 1e9), (1e6, "M", 1e6)):
+        if abs(number) >= threshold:
+            return f"{number / size:,.1f} {unit}"
+    if abs(number) >= 1e4:
+        return f"{number / 1e3:,.1f} k"
+    return f"{number:,.0f}" if float(number).is_integer() else f"{number:,.1f}"
+
+
+def size(number: float) -> str:
+    """A number of bytes for people: ``12 bytes``, ``3.4 MB``, ``16.0 TB``."""
+    for unit in ("bytes", "kB", "MB", "GB", "TB", "PB"):
+        if abs(number) < 1000 or unit == "PB":
+            break
+        number /= 1000
+    return f"{number:,.0f} {unit}" if unit == "bytes" else f"{number:,.1f} {unit}"

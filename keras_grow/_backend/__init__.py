@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_grow import _keras
 from keras_grow._backend.machine import is_machine_fault, machine_memory
 
 _on: Any = importlib.import_module(f"keras_grow._backend.on_{keras.backend.backend()}")
@@ -66,7 +67,7 @@ def lend(target: Any, source: Any) -> Any | None:
 
 def holds(variable: Any, value: Any) -> bool:
     """Whether a variable still holds what `lend` gave it."""
-    return variable._value is value
+    return _keras.value_of(variable) is value
 
 
 def attach_state(model: Any) -> None:
@@ -79,9 +80,18 @@ def after_variables_changed(layers: Iterable[Any]) -> None:
     _on.after_variables_changed(layers)
 
 
-def traces_hold_variables() -> bool:
-    """Whether a compiled function keeps using the variables it was traced with (TensorFlow)."""
-    return _on.TRACES_HOLD_VARIABLES
+def traces_of(functions: Iterable[Any], variables: Iterable[Any]) -> list[Any]:
+    """Of functions that TensorFlow traces, those that would go on with the variables as they are.
+
+    A trace holds the backend's variables; a training step that was traced before a growth would
+    train dead ones, without a word.
+    """
+    return _on.traces_of(functions, variables)
+
+
+def forget_traces(functions: Iterable[Any]) -> None:
+    """Has functions traced anew when they are next called."""
+    _on.forget_traces(functions)
 
 
 # --- computing ---------------------------------------------------------------------------------

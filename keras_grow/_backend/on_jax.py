@@ -7,14 +7,16 @@ from typing import Any
 import jax
 import keras
 
-TRACES_HOLD_VARIABLES = False
+from keras_grow import _keras
+
 # `keras.ops.dot_product_attention` fails otherwise (Keras 3.15).
 ATTENTION_NEEDS_ONE_SIZE = True
 
 
 def lend(target: Any, source: Any) -> Any | None:
-    target._value = source.value
-    return target._value
+    lent = source.value
+    _keras.set_value(target, lent)
+    return lent
 
 
 def attach_state(model: Any) -> None:
@@ -25,6 +27,15 @@ def attach_state(model: Any) -> None:
 
 def after_variables_changed(layers: Iterable[Any]) -> None:
     """Nothing is kept a second time."""
+
+
+def traces_of(functions: Iterable[Any], variables: Iterable[Any]) -> list[Any]:
+    """Nothing that is traced holds variables."""
+    return []
+
+
+def forget_traces(functions: Iterable[Any]) -> None:
+    """There are none."""
 
 
 def gradients(forward: Callable) -> tuple[Any, list, Any]:

@@ -5,15 +5,17 @@ from typing import Any
 
 import torch
 
-TRACES_HOLD_VARIABLES = False
+from keras_grow import _keras
+
 ATTENTION_NEEDS_ONE_SIZE = False
 
 
 def lend(target: Any, source: Any) -> Any | None:
     value = source.value.detach()
     needs = target.trainable and torch.is_floating_point(value)
-    target._value = torch.nn.Parameter(value, requires_grad=needs)
-    return target._value
+    lent = torch.nn.Parameter(value, requires_grad=needs)
+    _keras.set_value(target, lent)
+    return lent
 
 
 def attach_state(model: Any) -> None:
@@ -26,8 +28,16 @@ def after_variables_changed(layers: Iterable[Any]) -> None:
     `zero_grad` reads them there, and gradients would accumulate on stale ones.
     """
     for layer in layers:
-        if hasattr(layer, "_torch_params"):
-            layer._track_variables()
+        _keras.track_variables(layer)
+
+
+def traces_of(functions: Iterable[Any], variables: Iterable[Any]) -> list[Any]:
+    """Nothing that is traced holds variables."""
+    return []
+
+
+def forget_traces(functions: Iterable[Any]) -> None:
+    """There are none."""
 
 
 def gradients(forward: Callable) -> tuple[Any, list, Any]:

@@ -42,6 +42,10 @@ from keras_grow._keras.graph import (
     takes_training,
     traced,
 )
+from keras_grow._keras.hub import (
+    f_net_hidden,
+    transformer_hidden,
+)
 from keras_grow._keras.layers import (
     all_states,
     attention_axes,
@@ -64,11 +68,8 @@ from keras_grow._keras.layers import (
     table_of,
 )
 from keras_grow._keras.living import (
+    Living,
     early_stoppings,
-    living_early_stoppings,
-    living_graphs,
-    models_using,
-    readers_of,
 )
 from keras_grow._keras.nodes import (
     argument,
@@ -100,6 +101,7 @@ from keras_grow._keras.optimizers import (
 )
 from keras_grow._keras.rewiring import (
     forget_call,
+    layers_of,
     remap,
     replace_activation,
     set_layers,
@@ -127,8 +129,11 @@ from keras_grow._keras.state import (
     set_batch_shape,
     set_build_shapes,
     set_shape,
+    set_value,
     snapshot,
     state_of,
+    track_variables,
     unsafe_scope,
+    value_of,
     variable_state,
 )

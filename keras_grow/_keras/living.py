@@ -1,37 +1,163 @@
-"""Keras objects in memory, found through the garbage collector."""
+"""Keras objects in memory that may hold a part of a model, found through the garbage collector.
+
+Keras keeps no register of them: a sub-model built on the same tensors, another compiled model over
+the same layers or an `EarlyStopping` that waits to restore weights is known to nobody but the user.
+"""
 
 import gc
+import sys
+import weakref
+from collections.abc import Iterable
+from functools import cached_property
 from typing import Any
 
 import keras
 from keras.src.ops.function import Function
 
-from keras_grow._keras.graph import all_nodes, sublayers
+from keras_grow._keras.graph import all_nodes, functional_of, sublayers
 
 
-def models_using(layers: list) -> list:
-    """Every living Keras model that contains one of `layers`, found through the collector."""
-    wanted = {id(layer) for layer in layers}
-    found = []
-    classes = _subclasses(keras.Model)
-    for candidate in _living(classes):
-        if type(candidate) in classes and getattr(candidate, "built", False):
+class Living:
+    """What there is in memory beside one model. A surgery looks once and hands this value down.
+
+    The heap, of half a million objects with a backend imported, is walked when something is first
+    asked for.
+
+    Args:
+        stoppings: the `EarlyStopping` callbacks, where they are known; the walk is spared then if
+            nothing else is asked for.
+    """
+
+    def __init__(self, stoppings: Iterable[Any] | None = None) -> None:
+        if stoppings is not None:
+            vars(self)["stoppings"] = list(stoppings)
+
+    @classmethod
+    def within(cls, model: Any) -> "Living":
+        """Of a copy just made, which nobody can hold yet: the model itself and those inside it."""
+        found = cls(stoppings=[])
+        vars(found)["optimizers"] = []
+        vars(found)["traced"] = []
+        models = [below for below in sublayers(model) if isinstance(below, keras.Model)]
+        graphs = [functional_of(below) for below in models]
+        vars(found)["models"] = models
+        vars(found)["graphs"] = list({id(g): g for g in graphs if g is not None}.values())
+        return found
+
+    @cached_property
+    def _objects(self) -> list[Any]:
+        """One walk of the heap.
+
+        `gc.get_referrers(*classes)` takes half the time, but asks every object in memory what it
+        refers to, and extension types of other packages have crashed over that.
+        """
+        return _heap.look()
+
+    def look_again(self) -> None:
+        """Forgets what was found, for instance after a collection."""
+        for name in ("_objects", "models", "graphs", "optimizers", "traced"):
+            vars(self).pop(name, None)
+
+    @cached_property
+    def models(self) -> list[Any]:
+        """Every Keras model."""
+        return [o for o in self._objects if isinstance(o, keras.Model)]
+
+    @cached_property
+    def graphs(self) -> list[Any]:
+        """Every functional graph."""
+        found = [o for o in self._objects if isinstance(o, Function)]
+        return [f for f in found if "_nodes_by_depth" in vars(f)]
+
+    @cached_property
+    def optimizers(self) -> list[Any]:
+        """Every built optimizer, those inside of others included."""
+        found = [o for o in self._objects if isinstance(o, keras.optimizers.Optimizer)]
+        return [o for o in found if getattr(o, "built", False)]
+
+    @cached_property
+    def traced(self) -> list[Any]:
+        """Every function that TensorFlow traces."""
+        classes = _traced_classes()
+        return [o for o in self._objects if type(o) in classes]
+
+    @cached_property
+    def stoppings(self) -> list[Any]:
+        """Every `EarlyStopping` callback."""
+        return [o for o in self._objects if isinstance(o, keras.callbacks.EarlyStopping)]
+
+    def using(self, layers: Iterable[Any]) -> list[Any]:
+        """Built models that contain one of `layers` now."""
+        wanted = {id(layer) for layer in layers}
+        found = []
+        for candidate in self.models if wanted else ():
+            if not getattr(candidate, "built", False):
+                continue
             try:
                 below = sublayers(candidate)
             except AttributeError:  # a model whose __init__ has not finished
                 continue
             if any(id(layer) in wanted for layer in below):
                 found.append(candidate)
-    return found
+        return found
+
+    def training(self, variables: Iterable[Any]) -> list[Any]:
+        """Built optimizers that train one of `variables`, whoever holds them."""
+        wanted = {id(v) for v in variables}
+        return [o for o in self.optimizers if any(id(v) in wanted for v in o._trainable_variables)]
+
+    def watching(self, model: Any) -> list[Any]:
+        """The `EarlyStopping` callbacks that watch a model."""
+        return [c for c in self.stoppings if getattr(c, "_model", None) is model]
+
+    def readers_of(self, tensor: Any) -> list[Any]:
+        """The calls that read a symbolic tensor, in any graph."""
+        found: dict[int, Any] = {}
+        for functional in self.graphs:
+            for node in all_nodes(functional):
+                if any(tensor is t for t in node.input_tensors):
+                    found[id(node)] = node
+        return list(found.values())
 
 
-def _living(classes: set[type]) -> list:
-    """All objects of these classes.
+def _of_keras(objects: list[Any]) -> list[Any]:
+    bases = (keras.Model, Function, keras.optimizers.Optimizer, keras.callbacks.EarlyStopping)
+    classes = set[type]().union(*(_subclasses(base) for base in bases))
+    classes |= _traced_classes()
+    return [o for o in objects if type(o) in classes]
 
-    `gc.get_referrers(*classes)` takes half the time, but asks every object in memory what it
-    refers to, and extension types of other packages have crashed over that.
+
+def _traced_classes() -> set[type]:
+    """The class of what `@tf.function` makes, if TensorFlow is in use."""
+    module = sys.modules.get("tensorflow.python.eager.polymorphic_function.polymorphic_function")
+    return set() if module is None else {module.Function}
+
+
+class _Heap:
+    """Keras objects in memory, those included that `gc.freeze` has put out of sight.
+
+    After a freeze they are looked for once, by lifting it for a moment. A list that this keeps
+    tells whether there was a new one: it would be out of sight too.
     """
-    return [o for o in gc.get_objects() if type(o) in classes]
+
+    def __init__(self) -> None:
+        self.frozen: list[weakref.ref] = []
+        self.mark: list = []
+
+    def look(self) -> list[Any]:
+        objects = gc.get_objects()
+        if gc.get_freeze_count() and not any(o is self.mark for o in objects):
+            gc.unfreeze()
+            gc.collect()  # or garbage would be kept for ever
+            objects = gc.get_objects()
+            gc.freeze()
+            self.frozen = [weakref.ref(o) for o in _of_keras(objects)]
+            self.mark = []
+        held = [o for o in (ref() for ref in self.frozen) if o is not None]
+        return list({id(o): o for o in [*held, *_of_keras(objects)]}.values())
+
+
+_heap = _Heap()
 
 
 def _subclasses(cls: type) -> set[type]:
@@ -50,26 +176,3 @@ def early_stoppings(callback: Any) -> list:
     lists = [holder for holder in gc.get_referrers(callback) if isinstance(holder, list)]
     found = {id(c): c for holder in lists for c in holder}
     return [c for c in found.values() if isinstance(c, keras.callbacks.EarlyStopping)]
-
-
-def living_graphs() -> list:
-    """Every functional graph in memory, found through the collector."""
-    classes = _subclasses(Function)
-    return [f for f in _living(classes) if "_nodes_by_depth" in vars(f)]
-
-
-def living_early_stoppings(model: Any) -> list:
-    """The `EarlyStopping` callbacks that watch `model`."""
-    classes = _subclasses(keras.callbacks.EarlyStopping)
-    found = _living(classes)
-    return [c for c in found if getattr(c, "_model", None) is model]
-
-
-def readers_of(tensor: Any, graphs: list | None = None) -> list:
-    """The calls in graphs (all in memory) that read a symbolic tensor."""
-    found: dict[int, Any] = {}
-    for functional in living_graphs() if graphs is None else graphs:
-        for node in all_nodes(functional):
-            if any(tensor is t for t in node.input_tensors):
-                found[id(node)] = node
-    return list(found.values())

@@ -111,6 +111,11 @@ def _in_graph_order(tracked: list, had: list, now: list) -> list:
     return result
 
 
+def layers_of(sequential: Any) -> list:
+    """The layers of a Sequential model as it lists them itself."""
+    return list(sequential._layers)
+
+
 def set_layers(model: Any, layers: list) -> Callable[[], None]:
     """Gives a model another list of tracked layers; returns what undoes it.
 

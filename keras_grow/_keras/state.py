@@ -47,6 +47,22 @@ def variable_state(variable: Any) -> tuple:
     return variable._value, variable._shape, variable._ndim
 
 
+def value_of(variable: Any) -> Any:
+    """The backend's own object behind a variable, past any scope."""
+    return variable._value
+
+
+def set_value(variable: Any, value: Any) -> None:
+    """Puts another object of the backend behind a variable."""
+    variable._value = value
+
+
+def track_variables(layer: Any) -> None:
+    """Brings PyTorch's register of a layer's parameters up to date."""
+    if hasattr(layer, "_torch_params"):
+        layer._track_variables()
+
+
 def restore_variable(variable: Any, state: tuple) -> None:
     variable._value, variable._shape, variable._ndim = state
 

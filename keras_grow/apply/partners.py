@@ -33,7 +33,7 @@ def keep_apart(rewiring: Rewiring, calls: list[tuple[Call, Channels]]) -> None:
     if not calls:
         return
     owners = {path: place.owner for path, place in places(rewiring.model).items()}
-    graphs = [(f, _keras.all_nodes(f)) for f in _keras.living_graphs()]
+    graphs = [(f, _keras.all_nodes(f)) for f in rewiring.living.graphs]
     for call, _ in calls:  # first, since calls are known by their number
         rewiring.note(_keras.forget_call(call.node))
     made: dict[int, Any] = {}

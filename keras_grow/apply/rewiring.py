@@ -15,7 +15,8 @@ import keras
 import numpy as np
 
 from keras_grow import _backend, _keras
-from keras_grow.apply.new_slots import extend_optimizer
+from keras_grow.apply.new_slots import extend_loose, extend_optimizer
+from keras_grow.apply.slots import optimizers_of
 from keras_grow.graph.places import places
 
 
@@ -29,10 +30,12 @@ class Rewiring:
 
     Args:
         model: the outermost model.
+        living: what else is in memory and may hold a part of it.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, living: _keras.Living) -> None:
         self.model = model
+        self.living = living
         self.new_layers: list[Any] = []
         self._undo: list[Callable[[], None]] = []
         self._rewired: set[int] = set()
@@ -78,13 +81,13 @@ class Rewiring:
 
     def chain(self, sequential: Any, layer: Any, position: int) -> None:
         """Puts a layer into a Sequential's list of layers (its graph is changed besides)."""
-        layers = list(sequential._layers)
+        layers = _keras.layers_of(sequential)
         layers.insert(position, layer)
         self._undo.append(_keras.set_layers(sequential, layers))
 
     def replace(self, sequential: Any, old: Any, new: Any) -> None:
         """Puts one layer for another into a Sequential's list of layers."""
-        layers = [new if layer is old else layer for layer in sequential._layers]
+        layers = [new if layer is old else layer for layer in _keras.layers_of(sequential)]
         self._undo.append(_keras.set_layers(sequential, layers))
 
     def assign(self, variable: Any, value: np.ndarray) -> None:
@@ -102,7 +105,7 @@ class Rewiring:
     def map(self) -> None:
         """Brings every graph up to date, so that the model can run; `finish` must follow."""
         changed = {id(f) for f in self._changed_outputs}
-        for functional in _keras.living_graphs():
+        for functional in self.living.graphs:
             nodes = _keras.all_nodes(functional)
             if id(functional) in changed or any(id(n) in self._rewired for n in nodes):
                 self._undo.append(_keras.remap(functional))
@@ -115,6 +118,7 @@ class Rewiring:
         users = self._users()
         for user in users:
             self._undo.extend(extend_optimizer(user))
+        self._loose_optimizers(users)
         self._early_stopping(users)
         self._refresh(users)
         for user in (m for m in users if not _saves_its_graph(m)):
@@ -137,14 +141,31 @@ class Rewiring:
 
     def _users(self) -> list[Any]:
         """Living models with one of the new layers, the model itself first."""
-        found = _keras.models_using(self.new_layers) if self.new_layers else []
+        found = self.living.using(self.new_layers)
         return [self.model, *(m for m in found if m is not self.model)]
+
+    def _loose_optimizers(self, users: list[Any]) -> None:
+        """Optimizers that a training loop of the user's own holds."""
+        new = {id(v) for layer in self.new_layers for v in layer.weights}
+        if not new:
+            return
+        own = {id(one) for user in users for one in optimizers_of(user)}
+        for user in users:
+            for optimizer in self.living.training(user.trainable_variables):
+                # What lies inside another is reached through that.
+                inside = any(
+                    optimizer in _keras.inner_optimizers(other)
+                    or getattr(other, "inner_optimizer", None) is optimizer
+                    for other in self.living.optimizers
+                )
+                if id(optimizer) not in own and not inside:
+                    self._undo.extend(extend_loose(optimizer, user, new))
 
     def _early_stopping(self, users: list[Any]) -> None:
         """Weights that an `EarlyStopping` would restore, kept in step with the model's."""
         new = {id(v) for layer in self.new_layers for v in layer.weights}
         for user in users:
-            for stopping in _keras.living_early_stoppings(user):
+            for stopping in self.living.watching(user):
                 best = stopping.best_weights
                 if best is None or len(best) == len(user.weights):
                     continue
@@ -158,3 +179,6 @@ class Rewiring:
         _backend.after_variables_changed(layers)
         for user in users:
             _keras.drop_compiled(user)
+        # A training step of the user's own that was traced knows nothing of new variables.
+        held = [v for user in users for v in user.variables]
+        _backend.forget_traces(_backend.traces_of(self.living.traced, held))

@@ -7,10 +7,10 @@ from scipy import optimize
 
 from keras_grow import _backend
 from keras_grow.apply import Surgery
-from keras_grow.apply.entries import new_entries
 from keras_grow.growth.data import Batches
 from keras_grow.growth.statistics.recording import LossOf
 from keras_grow.planning import SitePlan
+from keras_grow.planning.arrays import new_entries
 
 # Factors on fan-in and fan-out that are tried, as logarithms: from a thousandth to tenfold.
 RANGE = (np.log(1e-3), np.log(10.0))

@@ -3,10 +3,6 @@
 import os
 import time
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +10,9 @@ import keras
 
 from keras_grow import _keras
 from keras_grow.errors import GrowthError
-from keras_grow.graph import graph_of
-from keras_grow.graph.outputs import Report
-from keras_grow.logs.events import GrowthEvent, SiteGrowth
+from keras_grow.growth.guarded import Growth
+from keras_grow.logs.events import GrowthEvent
 from keras_grow.logs.history_file import FILE, encode_history, read_history
-from keras_grow.planning.cost import graph_flops
-
-_held: ContextVar[bool] = ContextVar("held", default=False)
 
 
 def history(source: Any, into: Any = None) -> list[GrowthEvent]:
@@ -83,52 +75,21 @@ def inherit(model: Any, source: Any) -> None:
         _set(model, events)
 
 
-@contextmanager
-def held() -> Iterator[None]:
-    """Operations inside are part of one that is noted as a whole."""
-    token = _held.set(True)
-    try:
-        yield
-    finally:
-        _held.reset(token)
-
-
-@dataclass(frozen=True)
-class Size:
-    """What a model had before something was done to it."""
-
-    parameters: int
-    flops: float
-
-    @classmethod
-    def of(cls, model: Any) -> "Size":
-        return cls(model.count_params(), graph_flops(graph_of(model)))
-
-
-def note(
-    model: Any,
-    before: Size,
-    sites: list[SiteGrowth],
-    report: Report | None = None,
-    loss: float | None = None,
-    seconds: dict[str, float] | None = None,
-) -> None:
-    """Remembers an operation outside of `GrowthCallback`, unless it is held."""
-    if _held.get():
-        return
-    after = Size.of(model)
+def note(model: Any, done: Growth) -> None:
+    """Remembers a surgery outside of `GrowthCallback`."""
+    report = done.report
     event = GrowthEvent(
         step=_keras.iterations(model),
         epoch=0,
-        sites=sites,
-        parameters_before=before.parameters,
-        parameters_after=after.parameters,
-        flops_before=before.flops,
-        flops_after=after.flops,
-        loss=loss,
+        sites=done.sites,
+        parameters_before=done.before.parameters,
+        parameters_after=done.after.parameters,
+        flops_before=done.before.flops,
+        flops_after=done.after.flops,
+        loss=done.loss,
         deviation=None if report is None else report.relative,
         tolerance=None if report is None else report.tolerance,
-        seconds=dict(seconds or {}),
+        seconds=dict(done.seconds),
         time=time.time(),
     )
     remember(model, event)

@@ -31,6 +31,8 @@ class Series:
 class GrowthSummary:
     """One growth step in short: a `GrowthEvent` without its sites.
 
+    The order of the fields is that of the columns in the table of TensorBoard's tab.
+
     Attributes:
         step, epoch, parameters_before, parameters_after, flops_before, flops_after, loss,
         deviation, tolerance, seconds, error, notes, dry_run: as of `GrowthEvent`.
@@ -46,6 +48,8 @@ class GrowthSummary:
     step: int
     time: float
     epoch: int
+    sites: int = field(default=0, kw_only=True)
+    added: int = field(default=0, kw_only=True)
     parameters_before: int
     parameters_after: int
     flops_before: float
@@ -53,17 +57,15 @@ class GrowthSummary:
     loss: float | None = None
     deviation: float | None = None
     tolerance: float | None = None
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    error: str | None = None
-    notes: tuple[str, ...] = ()
-    dry_run: bool = False
-    sites: int = 0
-    added: int = 0
+    gradient_norm: float | None = None
+    existing_norm: float | None = None
     methods: tuple[str, ...] = ()
     forms: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
-    gradient_norm: float | None = None
-    existing_norm: float | None = None
+    error: str | None = None
+    notes: tuple[str, ...] = ()
+    dry_run: bool = False
+    seconds: Mapping[str, float] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -61,6 +61,11 @@ class Copying:
     shifts: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
 
 
+def in_order(edits: Sequence[Edit]) -> list[Edit]:
+    """The edits of one variable in the order in which `grown_value` carries them out."""
+    return sorted(edits, key=lambda e: ("fan-out", "fan-in", "per-channel").index(e.role))
+
+
 def grown_value(
     value: np.ndarray,
     edits: Sequence[Edit],
@@ -85,9 +90,8 @@ def grown_value(
             not to be the edit's fill.
         copies: edits whose new entries, or some of them, are copies of old ones.
     """
-    ordered = sorted(edits, key=lambda e: ("fan-out", "fan-in", "per-channel").index(e.role))
     done: list[Edit] = []
-    for edit in ordered:
+    for edit in in_order(edits):
         axis = edit.axis
         if edit.groups > 1:
             value = split_groups(value, edit.groups)
@@ -95,27 +99,27 @@ def grown_value(
         if edit.role == "per-channel":
             labels = edit.labels if copying is None else copying.labels
             value = take(value, axis, labels)
-            moved = np.moveaxis(value, axis, 0)
+            front = np.moveaxis(value, axis, 0)
             new = labels < 0
             if edit.fill is LIKE_OLD:
-                old, rng = moved[~new], np.random.default_rng((seed, axis))
-                moved[new] = rng.normal(old.mean(), old.std(), moved[new].shape)
+                old, rng = front[~new], np.random.default_rng((seed, axis))
+                front[new] = rng.normal(old.mean(), old.std(), front[new].shape)
             else:
                 fill = np.asarray(edit.fill, dtype=value.dtype)
-                if fill.ndim == moved.ndim:  # one for every new entry
+                if fill.ndim == front.ndim:  # one for every new entry
                     fill = fill[new[edit.labels < 0]]
-                moved[new] = fill
+                front[new] = fill
             for positions, own in (entries or {}).get(edit, []):
-                rest = (1,) * (moved.ndim - 1)
-                moved[positions] = own.reshape(-1, 1, *rest)
+                rest = (1,) * (front.ndim - 1)
+                front[positions] = own.reshape(-1, 1, *rest)
         else:
             value = take(value, axis, edit.labels if copying is None else copying.labels)
-            moved = np.moveaxis(value, axis, 0)  # a view: writing to it writes to value
+            front = np.moveaxis(value, axis, 0)  # a view: writing to it writes to value
             if copying is not None:
-                _adapt(moved, copying, axis, done)
+                _adapt(front, copying, axis, done)
             chosen = (fan_out if edit.role == "fan-out" else fan_in) or {}
             for positions, rows in chosen.get(edit, []):
-                moved[positions] = _widened(rows, positions, axis, done)
+                front[positions] = _widened(rows, positions, axis, done)
         if edit.groups > 1:
             value = merge_groups(value, edit.groups)
             # Seen from the whole kernel, every group's rows moved as the first group's did.
@@ -136,8 +140,18 @@ def _widened(
     return rows
 
 
-def _adapt(moved: np.ndarray, copying: Copying, axis: int, done: Sequence[Edit]) -> None:
+def _adapt(front: np.ndarray, copying: Copying, axis: int, done: Sequence[Edit]) -> None:
     if copying.factors is not None:
-        moved *= copying.factors.reshape(-1, *[1] * (moved.ndim - 1)).astype(moved.dtype)
+        front *= copying.factors.reshape(-1, *[1] * (front.ndim - 1)).astype(front.dtype)
     for positions, rows in copying.shifts:
-        moved[positions] += _widened(rows, positions, axis, done).astype(moved.dtype)
+        front[positions] += _widened(rows, positions, axis, done).astype(front.dtype)
+
+
+def moved(value: np.ndarray, edits: Sequence[Edit], fill: float = 0.0) -> np.ndarray:
+    """The old entries of an array where the edits put them, and `fill` in all new ones."""
+    return grown_value(value, [replace(e, role="per-channel", fill=fill) for e in in_order(edits)])
+
+
+def new_entries(edits: Sequence[Edit], old_shape: tuple[int, ...]) -> np.ndarray:
+    """Which entries of the grown variable are new."""
+    return ~moved(np.ones(old_shape, bool), edits)

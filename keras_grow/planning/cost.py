@@ -1,6 +1,7 @@
-"""Forward FLOPs of a graph, now or after a plan."""
+"""What a model costs: parameters, and forward FLOPs now or after a plan."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from keras_grow.graph import Graph, Ref
@@ -38,3 +39,20 @@ def graph_flops(
         rule_for(c.op).cost(c, [shape(r) for r in c.inputs], [shape(r) for r in c.outputs], weights)
         for c in graph.calls
     )
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a model is.
+
+    Attributes:
+        parameters: numbers in its weights, trainable or not.
+        flops: of one sample's forward pass.
+    """
+
+    parameters: int
+    flops: float
+
+    @classmethod
+    def of(cls, graph: Graph) -> "Size":
+        return cls(graph.model.count_params(), graph_flops(graph))

@@ -20,9 +20,9 @@ from keras_grow.planning.plan import (
     SitePlan,
     WriteSlot,
 )
-from keras_grow.planning.sites import Atlas, Site
-from keras_grow.rules import Channels, Weight, flow
-from keras_grow.rules.base import UNKNOWN
+from keras_grow.planning.search import ChannelMap
+from keras_grow.planning.sites import Site
+from keras_grow.rules import UNKNOWN, Channels, Production, flow
 
 # New channels of one site. No layer is nearly as wide; a slip of the hand would fill the memory.
 MOST_ADDED = 10_000_000
@@ -50,11 +50,12 @@ def check_amount(site: Site, added: int) -> None:
 
 
 def make_plan(
-    atlas: Atlas, amounts: Mapping[Site, int], forms: Mapping[Site, str] | None = None
+    atlas: ChannelMap, amounts: Mapping[Site, int], forms: Mapping[Site, str] | None = None
 ) -> Plan:
     """The plan that widens every site by its amount, all at once.
 
     Args:
+        atlas: the model and its channels, an `Atlas` as a rule.
         amounts: new channels by site.
         forms: "outgoing" or "inverse" by site. A site whose new channels cannot reach any
             consumer as zero takes the inverse form whatever is asked.
@@ -88,7 +89,7 @@ class Drafting:
     """The `Space` in which labels say where every entry of a grown axis comes from."""
 
     def __init__(
-        self, atlas: Atlas, amounts: Mapping[Site, int], forms: Mapping[Site, str]
+        self, atlas: ChannelMap, amounts: Mapping[Site, int], forms: Mapping[Site, str]
     ) -> None:
         self.atlas = atlas
         self.edits: dict[tuple, Edit] = {}
@@ -175,7 +176,7 @@ class Drafting:
                 "before it",
             )
         for producer, _ in site.site.members:
-            fan_in = producer.weights[0]
+            fan_in = producer.fan_in
             edit = self.edits[id(fan_in.variable), fan_in.axis]
             columns = rows_of(edit.labels, -1 - site.ids)
             own = np.tile(self.atlas.classes_of(producer), fan_in.copies)
@@ -236,20 +237,10 @@ class Drafting:
     def carry(self, call: Call, variable: Any, axis: int, channels: Channels, fill: Any) -> None:
         self._edit(call, Edit(call.path, variable, axis, channels.labels, "per-channel", fill))
 
-    def produce(
-        self,
-        call: Call,
-        weights: Sequence[tuple[Any, int] | Weight],
-        size: str,
-        axis: int,
-        groups: int = 1,
-        part: str = "",
-        width: int | None = None,
-        resize: Callable[[int], None] | None = None,
-    ) -> Channels | None:
-        if (id(call.op), part) not in self.made:
+    def produce(self, call: Call, production: Production) -> Channels | None:
+        if (id(call.op), production.part) not in self.made:
             return None
-        producer = self.atlas.producers[id(call.op), part]
+        producer = self.atlas.producers[id(call.op), production.part]
         labels, values = self.made[producer.key]
         for weight in producer.weights:
             tiled = _tiled(labels, producer.width, weight.copies)
@@ -260,16 +251,17 @@ class Drafting:
             if np.size(weight.fill) > 1:
                 edit.fill = np.repeat(weight.fill, (labels < 0).sum())
                 edit.fill = edit.fill.reshape(-1, *[1] * (len(weight.variable.shape) - 1))
-            if weight is producer.weights[0]:
+            if weight is producer.fan_in:
                 edit.role = "fan-in"
                 edit.must_be_zero = (tiled < 0) & np.tile(values == 0, weight.copies)
             self._edit(call, edit)
-        if producer.resize is not None:
-            self.setters[id(call.op), f"size {part}"] = (
+        resize = producer.production.resize
+        if resize is not None:
+            self.setters[id(call.op), f"size {production.part}"] = (
                 call.op,
-                partial(producer.resize, len(labels)),
+                partial(resize, len(labels)),
             )
-        return Channels(axis, labels, values)
+        return Channels(production.axis, labels, values)
 
     def tile(self, channels: Channels, times: int) -> Channels:
         old = int((channels.labels >= 0).sum())

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from keras_grow.graph import Call, Ref
-from keras_grow.planning.search import Producer
-from keras_grow.planning.sites import Atlas, Site
+from keras_grow.planning.cost import graph_flops
+from keras_grow.planning.search import ChannelMap, Producer
+from keras_grow.planning.sites import Site
 from keras_grow.rules import LIKE_OLD, Channels
 
 OUTGOING, INVERSE = "outgoing", "inverse"
@@ -146,6 +147,7 @@ class Plan:
     """The complete list of edits of one surgery. Nothing is changed by making or printing it.
 
     Attributes:
+        atlas: the model and its channels.
         sites: what grows, by how much, in which form.
         edits: every axis of every variable that changes.
         tensors: the grown tensors of the graph, as (ref, axis, new size).
@@ -160,7 +162,7 @@ class Plan:
         passed: labels of the channels that pass each of `activations`, by id of its layer or op.
     """
 
-    atlas: Atlas
+    atlas: ChannelMap
     sites: list[SitePlan]
     edits: list[Edit]
     tensors: list[tuple[Ref, int, int]]
@@ -212,8 +214,6 @@ class Plan:
 
     @property
     def added_flops(self) -> float:
-        from keras_grow.planning.cost import graph_flops
-
         graph = self.atlas.graph
         return graph_flops(graph, self.tensors, self.new_shapes()) - graph_flops(graph)
 

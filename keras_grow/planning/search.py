@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,35 +13,46 @@ from scipy.sparse.csgraph import connected_components
 from keras_grow.graph import Call, Graph, Ref
 from keras_grow.planning.centring import writers_of
 from keras_grow.planning.labels import along_axis, varying_axes
-from keras_grow.rules import Channels, Weight, flow, rule_for
+from keras_grow.rules import Channels, Production, Weight, flow, rule_for
 
 
 @dataclass(eq=False)
 class Producer:
-    """A layer that makes channels: which weights hold their fan-in, along which axis.
+    """A layer that makes channels.
 
     Attributes:
-        part: which of several kinds of channels the layer makes ("" where there is one).
-        size: the attribute of the layer that holds their number; `resize` stands in for it.
+        call: the (first) call of the layer.
+        production: what it makes, as its rule says.
         start: identity of the first channel.
+        width: how many channels there are now.
     """
 
     call: Call
-    weights: list[Weight]
-    size: str
-    groups: int
+    production: Production
     start: int
     width: int
-    part: str = ""
-    resize: Callable[[int], None] | None = None
 
     @property
     def path(self) -> str:
-        return f"{self.call.path}.{self.part}" if self.part else self.call.path
+        part = self.production.part
+        return f"{self.call.path}.{part}" if part else self.call.path
 
     @property
     def key(self) -> tuple[int, str]:
-        return id(self.call.op), self.part
+        return id(self.call.op), self.production.part
+
+    @property
+    def groups(self) -> int:
+        return self.production.groups
+
+    @cached_property
+    def weights(self) -> list[Weight]:
+        """What grows with the channels. The first holds the fan-in."""
+        return self.production.listed
+
+    @property
+    def fan_in(self) -> Weight:
+        return self.weights[0]
 
 
 @dataclass(eq=False)
@@ -54,18 +66,45 @@ class Reader:
     ids: np.ndarray
 
 
-class Search:
-    """The `Space` in which labels are identities; ties and dead ends are noted.
+@dataclass(eq=False)
+class ChannelMap:
+    """Where the channels of a model are made, where they go, and which can only grow together.
 
     Attributes:
-        producers: all layers that make channels, by op and part.
+        graph: the model's flattened graph.
+        alone: producers that grow without those that their channels are added to.
+        producers: all layers that make channels, growable or not, by op and part.
         readers: kernel axes that read channels, by variable and axis.
         carriers: identities along the axes of other weights that follow channels, likewise.
         axes: where the channels of every tensor lie that has some.
         labels: their identities.
+        component: the class of every identity.
+    """
+
+    graph: Graph
+    alone: frozenset[str]
+    producers: dict[tuple[int, str], Producer]
+    readers: dict[tuple[int, int], Reader]
+    carriers: dict[tuple[int, int], np.ndarray]
+    axes: dict[Ref, int]
+    labels: dict[Ref, np.ndarray]
+    component: np.ndarray
+
+    def classes_of(self, producer: Producer) -> np.ndarray:
+        """The class of every channel that a producer makes."""
+        return self.component[producer.start : producer.start + producer.width]
+
+
+class Search:
+    """The `Space` in which labels are identities; ties and dead ends are noted.
+
+    Attributes:
         blocked: identities that cannot grow, where they end, and why.
         doubtful: identities of which only a plan can tell whether they can grow.
         block_sizes: identities that grow in whole blocks only, with the size of a block.
+        needs: identities that something besides a kernel makes use of.
+        pairs: identities that are tied to each other, entry by entry.
+        graph, alone, producers, readers, carriers, axes, labels: as in the `ChannelMap`.
     """
 
     FIXED = 0  # identity of all channels that no layer produces
@@ -74,7 +113,7 @@ class Search:
         self.graph = graph
         self.alone = alone
         self.producers: dict[tuple[int, str], Producer] = {}
-        self.readers: dict[tuple, Reader] = {}
+        self.readers: dict[tuple[int, int], Reader] = {}
         self.carriers: dict[tuple[int, int], np.ndarray] = {}
         self.axes: dict[Ref, int] = {}
         self.labels: dict[Ref, np.ndarray] = {}
@@ -128,8 +167,20 @@ class Search:
                     elif len(c) == len(known[0]) and c.axis == known[0].axis:
                         self.pairs.append((known[0].labels, c.labels))
 
-    def components(self) -> np.ndarray:
-        """The class of every identity."""
+    def channel_map(self) -> ChannelMap:
+        """What was found, without the reasons why some of it cannot grow."""
+        return ChannelMap(
+            self.graph,
+            self.alone,
+            self.producers,
+            self.readers,
+            self.carriers,
+            self.axes,
+            self.labels,
+            self._components(),
+        )
+
+    def _components(self) -> np.ndarray:
         a = np.concatenate([p for p, _ in self.pairs]) if self.pairs else np.zeros(0, int)
         b = np.concatenate([q for _, q in self.pairs]) if self.pairs else np.zeros(0, int)
         links = coo_matrix((np.ones(len(a), bool), (a, b)), shape=(self.count, self.count))
@@ -168,26 +219,13 @@ class Search:
         if self._once((id(call.op), "carry", id(variable), axis), channels.labels, call):
             self.carriers[id(variable), axis] = channels.labels
 
-    def produce(
-        self,
-        call: Call,
-        weights: Sequence[tuple[Any, int] | Weight],
-        size: str,
-        axis: int,
-        groups: int = 1,
-        part: str = "",
-        width: int | None = None,
-        resize: Callable[[int], None] | None = None,
-    ) -> Channels | None:
-        known = self.producers.get((id(call.op), part))
+    def produce(self, call: Call, production: Production) -> Channels | None:
+        known = self.producers.get((id(call.op), production.part))
         if known is None:
-            if width is None:
-                width = int(getattr(call.op, size))
-            listed = [w if isinstance(w, Weight) else Weight(*w) for w in weights]
-            known = Producer(call, listed, size, groups, self.count, width, part, resize)
+            known = Producer(call, production, self.count, production.width_in(call.op))
             self.producers[known.key] = known
-            self.count += width
-        return Channels.of(axis, np.arange(known.start, known.start + known.width))
+            self.count += known.width
+        return Channels.of(production.axis, np.arange(known.start, known.start + known.width))
 
     def repeat(self, channels: Channels, times: int) -> Channels:
         return Channels.of(channels.axis, np.repeat(channels.labels, times))

@@ -4,12 +4,14 @@ from keras_grow.rules import (  # noqa: F401  (importing them registers their ru
     activations,
     applications,
     attention,
+    concatenating,
     contracting,
     einops,
-    einsum,
+    einsum_dense,
+    elementwise,
     embedding,
     hub,
-    merging,
+    logic,
     normalization,
     passing,
     recurrent,
@@ -21,31 +23,27 @@ from keras_grow.rules import (  # noqa: F401  (importing them registers their ru
     weighted,
     wrappers,
 )
-from keras_grow.rules.base import (
-    LIKE_OLD,
-    Channels,
-    NoSlope,
-    Rule,
-    Shadow,
-    ShadowContext,
-    Space,
-    Weight,
-)
-from keras_grow.rules.custom import PerChannel, Projection, is_custom, register_rule
-from keras_grow.rules.lookup import has_rule, rule_for
+from keras_grow.rules.base import Rule
 from keras_grow.rules.opened import flow
+from keras_grow.rules.registry import has_rule, is_custom, register_rule, rule_for
+from keras_grow.rules.shadows import NoSlope, Shadow, ShadowContext
+from keras_grow.rules.space import LIKE_OLD, UNKNOWN, Channels, Production, Space, Weight, along
+from keras_grow.rules.templates import PerChannel, Projection
 
 __all__ = [
     "LIKE_OLD",
+    "UNKNOWN",
     "Channels",
     "NoSlope",
     "PerChannel",
+    "Production",
     "Projection",
     "Rule",
     "Shadow",
     "ShadowContext",
     "Space",
     "Weight",
+    "along",
     "flow",
     "has_rule",
     "is_custom",

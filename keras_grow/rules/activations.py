@@ -15,19 +15,11 @@ from keras import ops
 
 from keras_grow import _keras
 from keras_grow.graph import Call
-from keras_grow.rules.base import (
-    UNKNOWN,
-    Channels,
-    NoSlope,
-    Rule,
-    Shadow,
-    ShadowContext,
-    Space,
-    applied,
-    find,
-    register,
-    register_instance,
-)
+from keras_grow.rules.base import Rule
+from keras_grow.rules.registry import register, rule_for
+from keras_grow.rules.shadows import NoSlope, Shadow, ShadowContext, applied
+from keras_grow.rules.space import UNKNOWN, Channels, Space
+from keras_grow.rules.values import not_zero, unknown, zero_becomes, zero_stays
 
 act = keras.activations
 
@@ -140,8 +132,7 @@ def kinked(call: Call) -> bool:
     if function is not None:
         facts = at_zero(function)
         return facts is not None and facts.left is not None
-    layer = isinstance(call.op, keras.layers.Layer)
-    rule = find(type(call.op) if layer else _keras.op_kind(call.op))
+    rule = rule_for(call.op)
     if not isinstance(rule, Elementwise):
         return isinstance(call.op, keras.layers.PReLU)
     found = rule.facts(call)
@@ -170,7 +161,7 @@ def through(
 def _after(space: Space, call: Call, channels: Channels, facts: AtZero) -> Channels:
     if facts.explicit is not None or facts.slope == 0:
         space.activation(call, channels)
-    return channels.mapped(lambda v: np.where(v == 0, facts.value, UNKNOWN))
+    return channels.mapped(zero_becomes(facts.value))
 
 
 def shadow_of_layer(call: Call, x: Shadow, context: ShadowContext) -> Shadow:
@@ -250,22 +241,18 @@ def relu_facts(negative_slope: float, max_value: float | None, threshold: float)
     return AtZero(0.0, 1.0, negative_slope, explicit)
 
 
-register_instance(Elementwise(_activation_layer), keras.layers.Activation)
-register_instance(
+register(keras.layers.Activation)(Elementwise(_activation_layer))
+register(keras.layers.ReLU, "ops.ReLU")(
     Elementwise(
         lambda call: relu_facts(
             float(call.op.negative_slope or 0.0), call.op.max_value, float(call.op.threshold or 0.0)
         )
-    ),
-    keras.layers.ReLU,
-    "ops.ReLU",
+    )
 )
-register_instance(
-    Elementwise(lambda call: relu_facts(float(call.op.negative_slope), None, 0.0)),
-    keras.layers.LeakyReLU,
-    "ops.LeakyRelu",
+register(keras.layers.LeakyReLU, "ops.LeakyRelu")(
+    Elementwise(lambda call: relu_facts(float(call.op.negative_slope), None, 0.0))
 )
-register_instance(_always(AtZero(0.0, 1.0)), keras.layers.ELU)
+register(keras.layers.ELU)(_always(AtZero(0.0, 1.0)))
 
 
 def _clip(call: Call) -> AtZero | str:
@@ -293,9 +280,9 @@ def _full(call: Call) -> AtZero | str:
     return AtZero(float(np.asarray(value).reshape(())), 0.0)
 
 
-register_instance(Elementwise(_clip), "ops.Clip")
-register_instance(Elementwise(_threshold), "ops.Threshold")
-register_instance(Elementwise(_full), "ops.FullLike")
+register("ops.Clip")(Elementwise(_clip))
+register("ops.Threshold")(Elementwise(_threshold))
+register("ops.FullLike")(Elementwise(_full))
 
 _OPS = {
     "Relu": act.relu, "Relu6": act.relu6, "Selu": act.selu, "Elu": act.elu, "Celu": act.celu,
@@ -307,7 +294,7 @@ _OPS = {
     "LogSigmoid": act.log_sigmoid, "Exp": act.exponential,
 }  # fmt: skip
 for _name, _function in _OPS.items():
-    register_instance(_always(AT_ZERO[_function]), f"ops.{_name}")
+    register(f"ops.{_name}")(_always(AT_ZERO[_function]))
 
 _IDENTITY, _FLAT = AtZero(0.0, 1.0), AtZero(0.0, 0.0)  # flat: value and slope are both 0
 for _facts, _names in {
@@ -326,7 +313,7 @@ for _facts, _names in {
     AtZero(0.0, 180.0 / float(np.pi)): "Rad2deg",
 }.items():
     for _name in _names.split():
-        register_instance(_always(_facts), f"ops.{_name}")
+        register(f"ops.{_name}")(_always(_facts))
 
 
 def gated(space: Space, call: Call, channels: Channels) -> Channels | None:
@@ -353,7 +340,7 @@ class GluRule(Rule):
             return [None]
         if call.op.axis % call.inputs[0].rank == x.axis:
             return [gated(space, call, x)]
-        return [x.mapped(lambda v: np.where(v == 0, 0.0, UNKNOWN))]
+        return [x.mapped(zero_stays)]
 
     def shadow(self, call: Call, inputs: list, context: ShadowContext) -> list:
         (x,) = inputs
@@ -379,15 +366,15 @@ class Singular(Rule):
         if x is None:
             return [None]
         reason = f"{self.what} at 0, where new channels would start; add a small number before it"
-        space.require(call, x, lambda v: ~(v == 0), reason)
-        return [x.mapped(lambda v: np.full(v.shape, UNKNOWN))]
+        space.require(call, x, not_zero, reason)
+        return [x.mapped(unknown)]
 
 
-register_instance(Singular("is infinite"), "ops.Log", "ops.Log2", "ops.Log10", "ops.Reciprocal")
-register_instance(Singular("is infinite"), "ops.Rsqrt")
-register_instance(Singular("has no value"), "ops.Arccosh")
-register_instance(Singular("jumps"), "ops.Sign", "ops.Signbit", "ops.Floor", "ops.Ceil")
-register_instance(Singular("has an infinite slope"), "ops.Sqrt", "ops.Cbrt")
+register("ops.Log", "ops.Log2", "ops.Log10", "ops.Reciprocal")(Singular("is infinite"))
+register("ops.Rsqrt")(Singular("is infinite"))
+register("ops.Arccosh")(Singular("has no value"))
+register("ops.Sign", "ops.Signbit", "ops.Floor", "ops.Ceil")(Singular("jumps"))
+register("ops.Sqrt", "ops.Cbrt")(Singular("has an infinite slope"))
 
 
 @register(keras.layers.PReLU)
@@ -402,7 +389,7 @@ class PReLURule(Rule):
         if x.axis not in shared:
             space.carry(call, call.op.alpha, x.axis - 1, x, 0.0)
         space.activation(call, x)
-        return [x.mapped(lambda v: np.where(v == 0, 0.0, UNKNOWN))]
+        return [x.mapped(zero_stays)]
 
     def shadow(self, call: Call, inputs: list, context: ShadowContext) -> list:
         (x,) = inputs
@@ -430,8 +417,6 @@ def explicit_call(call: Call) -> Callable | None:
     """An `op.call` with an explicit slope at zero for layers and ops that are activations."""
     if isinstance(call.op, keras.layers.PReLU):
         return explicit_prelu(call.op)
-    from keras_grow.rules.lookup import rule_for
-
     rule = rule_for(call.op)
     if isinstance(rule, Elementwise):
         facts = rule.facts(call)

@@ -4,18 +4,13 @@ import numpy as np
 
 from keras_grow import _backend, _keras
 from keras_grow.graph import Call
-from keras_grow.rules.base import (
-    LIKE_OLD,
-    UNKNOWN,
-    Rule,
-    Shadow,
-    ShadowContext,
-    Space,
-    along,
-    register,
-)
-from keras_grow.rules.merging import Join
+from keras_grow.rules.base import Rule
+from keras_grow.rules.elementwise import Join
 from keras_grow.rules.passing import SameRule
+from keras_grow.rules.registry import register
+from keras_grow.rules.shadows import Shadow, ShadowContext
+from keras_grow.rules.space import LIKE_OLD, UNKNOWN, Space, along
+from keras_grow.rules.values import zero_stays
 
 
 @register(_keras.LayerScale)
@@ -29,7 +24,7 @@ class LayerScaleRule(Rule):
             return [None]
         space.carry(call, layer.gamma, 0, x, LIKE_OLD)
         space.attribute(call, x, lambda: setattr(layer, "projection_dim", len(x)))
-        return [x.mapped(lambda v: np.where(v == 0, 0.0, UNKNOWN))]
+        return [x.mapped(zero_stays)]
 
     def shadow(self, call: Call, inputs: list, context: ShadowContext) -> list:
         # New scales are drawn when the channels are made; their mean is the old ones'.

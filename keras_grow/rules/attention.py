@@ -20,24 +20,18 @@ import numpy as np
 
 from keras_grow import _backend, _keras
 from keras_grow.graph import Call
-from keras_grow.rules.base import (
-    LIKE_OLD,
-    UNKNOWN,
-    Channels,
-    Rule,
-    Space,
-    Weight,
-    along,
-    register,
-)
+from keras_grow.rules.base import Rule
 from keras_grow.rules.passing import existing
+from keras_grow.rules.registry import register
+from keras_grow.rules.space import LIKE_OLD, Channels, Production, Space, Weight, along
+from keras_grow.rules.values import unknown
 
 # A kernel of queries, keys or values is (in, heads, head size) and its bias (heads, head size);
 # the output kernel is (heads, head size, *out).
 HEADS, SIZE = 1, 2
 
 
-class AttentionRule(Rule):
+class HeadedAttention(Rule):
     """What both layers share: what comes in, and what goes out."""
 
     def flow(self, call: Call, inputs: list, space: Space) -> list:
@@ -140,6 +134,13 @@ def _biased(projection: Any, axis: int, fill: Any = 0.0) -> list[Weight]:
     return [] if projection.bias is None else [Weight(projection.bias, axis - 1, fill=fill)]
 
 
+def _gating(gate: Any, axis: int) -> list[Weight]:
+    """The weights of a gate along an axis of its kernel, which may hold anything."""
+    if gate is None:
+        return []
+    return [Weight(_keras.kernel_of(gate), axis, fill=LIKE_OLD), *_biased(gate, axis)]
+
+
 def _grow_queries(call: Call, query: Any, old: int, new: int, space: Space) -> None:
     """Keeps q . k / sqrt(size) when the size grows by zeros."""
     factor = float(np.sqrt(new / old))
@@ -148,12 +149,8 @@ def _grow_queries(call: Call, query: Any, old: int, new: int, space: Space) -> N
             space.rewrite(call, variable, lambda value: value * factor)
 
 
-def _unknown(values: np.ndarray) -> np.ndarray:
-    return np.full_like(values, UNKNOWN)
-
-
 @register(keras.layers.MultiHeadAttention)
-class MultiHeadRule(AttentionRule):
+class MultiHeadRule(HeadedAttention):
     def inside(self, call: Call, projections: dict[str, Any], space: Space) -> Channels | None:
         layer = call.op
         query, key, value, out = (projections[n] for n in ("query", "key", "value", "output"))
@@ -164,29 +161,31 @@ class MultiHeadRule(AttentionRule):
         anything = [p for p in (query, key, gate) if p is not None]
         heads = space.produce(
             call,
-            [
-                Weight(v, HEADS),
-                *_biased(value, HEADS),
-                *(Weight(_keras.kernel_of(p), HEADS, fill=LIKE_OLD) for p in anything),
-                *(w for p in anything for w in _biased(p, HEADS)),
-            ],
-            "",
-            1,
-            part="num_heads",
-            width=int(v.shape[HEADS]),
-            resize=resize,
+            Production(
+                [
+                    Weight(v, HEADS),
+                    *_biased(value, HEADS),
+                    *(Weight(_keras.kernel_of(p), HEADS, fill=LIKE_OLD) for p in anything),
+                    *(w for p in anything for w in _biased(p, HEADS)),
+                ],
+                1,
+                part="num_heads",
+                width=int(v.shape[HEADS]),
+                resize=resize,
+            ),
         )
         if heads is not None:
             space.read(call, o, 0, heads)
 
         keys = space.produce(
             call,
-            [Weight(q, SIZE), *_biased(query, SIZE)],
-            "",
-            1,
-            part="key_dim",
-            width=int(q.shape[SIZE]),
-            resize=resize,
+            Production(
+                [Weight(q, SIZE), *_biased(query, SIZE)],
+                1,
+                part="key_dim",
+                width=int(q.shape[SIZE]),
+                resize=resize,
+            ),
         )
         if keys is not None:
             space.read(call, k, SIZE, keys)
@@ -196,23 +195,23 @@ class MultiHeadRule(AttentionRule):
 
         values = space.produce(
             call,
-            [
-                Weight(v, SIZE),
-                *_biased(value, SIZE),
-                *([] if gate is None else [Weight(_keras.kernel_of(gate), SIZE, fill=LIKE_OLD)]),
-                *([] if gate is None else _biased(gate, SIZE)),
-            ],
-            "",
-            1,
-            part="value_dim",
-            width=int(v.shape[SIZE]),
-            resize=resize,
+            Production(
+                [
+                    Weight(v, SIZE),
+                    *_biased(value, SIZE),
+                    *_gating(gate, SIZE),
+                ],
+                1,
+                part="value_dim",
+                width=int(v.shape[SIZE]),
+                resize=resize,
+            ),
         )
         if values is not None:
             space.read(call, o, 1, values)
         if keys is not None and values is not None and self._one_size(call, len(keys), len(values)):
             space.join(call, [keys, values])
-        return None if heads is None else heads.mapped(_unknown)
+        return None if heads is None else heads.mapped(unknown)
 
     @staticmethod
     def _one_size(call: Call, keys: int, values: int) -> bool:
@@ -231,11 +230,12 @@ class MultiHeadRule(AttentionRule):
             space.attribute(call, query, partial(_resize, layer), "output_shape")
         return space.produce(
             call,
-            weights,
-            "",
-            call.outputs[0].rank - 1,
-            width=int(kernel.shape[-1]),
-            resize=partial(_resize, layer),
+            Production(
+                weights,
+                call.outputs[0].rank - 1,
+                width=int(kernel.shape[-1]),
+                resize=partial(_resize, layer),
+            ),
         )
 
 
@@ -244,7 +244,7 @@ def _resize(layer: Any, size: int = 0) -> None:
 
 
 @register(*existing("GroupQueryAttention"))
-class GroupQueryRule(AttentionRule):
+class GroupQueryRule(HeadedAttention):
     """Every key and value head serves a run of query heads, which grow with it."""
 
     def inside(self, call: Call, projections: dict[str, Any], space: Space) -> Channels | None:
@@ -256,17 +256,18 @@ class GroupQueryRule(AttentionRule):
 
         heads = space.produce(
             call,
-            [
-                Weight(v, HEADS),
-                *_biased(value, HEADS),
-                Weight(k, HEADS, fill=LIKE_OLD),
-                *_biased(key, HEADS),
-            ],
-            "",
-            1,
-            part="num_key_value_heads",
-            width=int(v.shape[HEADS]),
-            resize=resize,
+            Production(
+                [
+                    Weight(v, HEADS),
+                    *_biased(value, HEADS),
+                    Weight(k, HEADS, fill=LIKE_OLD),
+                    *_biased(key, HEADS),
+                ],
+                1,
+                part="num_key_value_heads",
+                width=int(v.shape[HEADS]),
+                resize=resize,
+            ),
         )
         scores = None
         if heads is not None:
@@ -276,23 +277,23 @@ class GroupQueryRule(AttentionRule):
                 for weight in _biased(p, HEADS):
                     space.carry(call, weight.variable, weight.axis, queries, 0.0)
             space.read(call, o, 0, queries)
-            scores = queries.mapped(_unknown)
+            scores = queries.mapped(unknown)
 
         sizes = space.produce(
             call,
-            [
-                Weight(v, SIZE),
-                *_biased(value, SIZE),
-                Weight(q, SIZE),
-                *_biased(query, SIZE),
-                *([] if gate is None else [Weight(_keras.kernel_of(gate), SIZE, fill=LIKE_OLD)]),
-                *([] if gate is None else _biased(gate, SIZE)),
-            ],
-            "",
-            1,
-            part="head_dim",
-            width=int(v.shape[SIZE]),
-            resize=resize,
+            Production(
+                [
+                    Weight(v, SIZE),
+                    *_biased(value, SIZE),
+                    Weight(q, SIZE),
+                    *_biased(query, SIZE),
+                    *_gating(gate, SIZE),
+                ],
+                1,
+                part="head_dim",
+                width=int(v.shape[SIZE]),
+                resize=resize,
+            ),
         )
         if sizes is not None:
             # Queries and keys both: the queries' new entries are zero in either form.
@@ -310,11 +311,12 @@ class GroupQueryRule(AttentionRule):
         weights = [(kernel, 2), *([] if output.bias is None else [(output.bias, 0)])]
         made = space.produce(
             call,
-            weights,
-            "",
-            call.outputs[0].rank - 1,
-            width=int(kernel.shape[-1]),
-            resize=partial(_resize_groups, call.op),
+            Production(
+                weights,
+                call.outputs[0].rank - 1,
+                width=int(kernel.shape[-1]),
+                resize=partial(_resize_groups, call.op),
+            ),
         )
         if made is None and query is None:
             return None

@@ -14,18 +14,12 @@ from keras import ops
 
 from keras_grow import _keras
 from keras_grow.graph import Call, Ref
-from keras_grow.rules.base import (
-    UNKNOWN,
-    Channels,
-    NoSlope,
-    Rule,
-    Shadow,
-    ShadowContext,
-    Space,
-    along,
-    register,
-)
-from keras_grow.rules.merging import origin_of
+from keras_grow.rules.base import Rule
+from keras_grow.rules.elementwise import origin_of
+from keras_grow.rules.registry import register
+from keras_grow.rules.shadows import NoSlope, Shadow, ShadowContext
+from keras_grow.rules.space import UNKNOWN, Channels, Space, along
+from keras_grow.rules.values import is_zero, zero_stays
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 NOT_ZERO = (
@@ -38,10 +32,6 @@ def product_values(parts: list[Channels]) -> np.ndarray:
     """Values of the products of new entries: zero if one factor is, otherwise not known."""
     zero = np.any([part.values == 0 for part in parts], axis=0)
     return np.where(parts[0].labels < 0, np.where(zero, 0.0, UNKNOWN), 0.0)
-
-
-def is_zero(values: np.ndarray) -> np.ndarray:
-    return values == 0
 
 
 def multiplied(call: Call, parts: list[Channels], space: Space) -> Channels:
@@ -328,7 +318,7 @@ class DotProductAttentionRule(Rule):
 
 def _weighted_mean(value: Channels) -> Channels:
     """Channels of the values after attention: weights that add up to 1, over all positions."""
-    return value.mapped(lambda v: np.where(v == 0, 0.0, UNKNOWN))
+    return value.mapped(zero_stays)
 
 
 class AttentionBase(Rule):

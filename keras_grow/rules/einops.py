@@ -11,8 +11,10 @@ from keras import ops
 from keras_grow import _keras
 from keras_grow.errors import RefusedError
 from keras_grow.graph import Call
-from keras_grow.rules.base import Shadow, ShadowContext, Space, register
+from keras_grow.rules.registry import register
 from keras_grow.rules.reshaping import Rearrange
+from keras_grow.rules.shadows import Shadow, ShadowContext
+from keras_grow.rules.space import Space
 
 FAR = 99  # a position behind all positional arguments
 

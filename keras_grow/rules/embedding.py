@@ -6,8 +6,10 @@ import keras
 
 from keras_grow import _keras
 from keras_grow.graph import Call
-from keras_grow.rules.base import Channels, Rule, Space, along, register
+from keras_grow.rules.base import Rule
 from keras_grow.rules.passing import existing
+from keras_grow.rules.registry import register
+from keras_grow.rules.space import Channels, Production, Space, along
 from keras_grow.rules.weighted import plain_kernel, size_of
 
 
@@ -29,7 +31,7 @@ class EmbeddingRule(Rule):
         return self.made(call, space, call.outputs[0].rank - 1)
 
     def made(self, call: Call, space: Space, axis: int) -> Channels | None:
-        return space.produce(call, [(_keras.table_of(call.op), 1)], "output_dim", axis)
+        return space.produce(call, Production([(_keras.table_of(call.op), 1)], axis, "output_dim"))
 
 
 @register(*existing("ReversibleEmbedding"))

@@ -6,6 +6,7 @@ By class name: neither library is imported.
 from collections.abc import Callable
 from typing import Any
 
+from keras_grow import _keras
 from keras_grow.errors import GrowthError
 from keras_grow.rules.activations import AT_ZERO_BY_NAME, AtZero
 from keras_grow.rules.opened import Inside, Width, opens
@@ -38,13 +39,13 @@ AT_ZERO_BY_NAME.update(
     "keras_hub.src.layers.modeling.transformer_decoder.TransformerDecoder",
 )
 def transformer(layer: Any) -> Inside:
-    hidden = layer._feedforward_intermediate_dense
+    hidden = _keras.transformer_hidden(layer)
     return Inside([Width([hidden], _sets(layer, "intermediate_dim"))])
 
 
 @opens("keras_hub.src.layers.modeling.f_net_encoder.FNetEncoder")
 def fnet(layer: Any) -> Inside:
-    return Inside([Width([layer._intermediate_dense], _sets(layer, "intermediate_dim"))])
+    return Inside([Width([_keras.f_net_hidden(layer)], _sets(layer, "intermediate_dim"))])
 
 
 @opens(f"{_HUB}.vit.vit_layers.MLP")

@@ -8,20 +8,11 @@ from keras import ops
 
 from keras_grow import _keras
 from keras_grow.graph import Call
-from keras_grow.rules.base import (
-    UNKNOWN,
-    Channels,
-    Rule,
-    Shadow,
-    ShadowContext,
-    Space,
-    along,
-    register,
-)
-
-
-def _zero_stays_zero(values: np.ndarray) -> np.ndarray:
-    return np.where(values == 0, 0.0, UNKNOWN)
+from keras_grow.rules.base import Rule
+from keras_grow.rules.registry import register
+from keras_grow.rules.shadows import Shadow, ShadowContext
+from keras_grow.rules.space import UNKNOWN, Channels, Space, along
+from keras_grow.rules.values import is_zero, zero_becomes, zero_stays
 
 
 @register(keras.layers.BatchNormalization)
@@ -47,7 +38,7 @@ class BatchNormalizationRule(Rule):
             variable = getattr(layer, name, None)
             if variable is not None:
                 space.carry(call, variable, 0, x, fill)
-        return [x.mapped(_zero_stays_zero)]
+        return [x.mapped(zero_stays)]
 
     def lifts(self, call: Call) -> bool:
         return bool(call.op.trainable)  # a frozen one goes on with its moving statistics
@@ -86,7 +77,7 @@ class NormalizationRule(Rule):
                 return [None]
             mean, scale = _keras.scalar_statistics(layer)
             value = mean if layer.invert else -mean / scale
-            return [x.mapped(lambda v: np.where(v == 0, value, UNKNOWN))]
+            return [x.mapped(zero_becomes(value))]
         if layer.input_mean is not None:
             space.refuse(
                 call,
@@ -99,7 +90,7 @@ class NormalizationRule(Rule):
         space.carry(call, layer.adapt_mean, position, x, 0.0)
         space.carry(call, layer.adapt_variance, position, x, 1.0)
         space.attribute(call, x, lambda: _keras.refresh_normalization(layer, x.axis, len(x)))
-        return [x.mapped(_zero_stays_zero)]
+        return [x.mapped(zero_stays)]
 
     def shadow(self, call: Call, inputs: list, context: ShadowContext) -> list:
         (x,) = inputs
@@ -164,7 +155,7 @@ class AcrossChannels(Rule):
             return [self.across(call, x, axes.index(x.axis), space)]
         beta = None if self.BETA is None else getattr(layer, self.BETA)
         value = 0.0 if beta is None else UNKNOWN
-        return [x.mapped(lambda v: np.where(v == 0, value, UNKNOWN))]
+        return [x.mapped(zero_becomes(value))]
 
     def across(self, call: Call, x: Channels, position: int, space: Space) -> Channels:
         raise NotImplementedError
@@ -208,7 +199,7 @@ class LayerNormalizationRule(AcrossChannels):
             self.rescale(call, x, position, space)
             if beta is not None:
                 space.carry(call, beta, position, x, 0.0)
-        return x.mapped(_zero_stays_zero)
+        return x.mapped(zero_stays)
 
 
 @register(keras.layers.RMSNormalization)
@@ -247,7 +238,7 @@ def _only_zeros(call: Call, x: Channels, space: Space) -> None:
     space.require(
         call,
         x,
-        lambda values: values == 0,
+        is_zero,
         "divides by the size of all channels, so new ones must arrive as exact zeros; use the "
         "outgoing form, and an activation that maps 0 to 0 before it",
     )
@@ -272,4 +263,4 @@ class GroupNormalizationRule(Rule):
         if layer.beta is not None:
             space.carry(call, layer.beta, 0, x, 0.0)
         space.attribute(call, x, lambda: setattr(layer, "groups", len(x) // size))
-        return [x.mapped(_zero_stays_zero)]
+        return [x.mapped(zero_stays)]

@@ -11,8 +11,8 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from keras_grow.graph import Call, Container, class_name, open_layers
-from keras_grow.rules.base import Channels, Space, Weight
-from keras_grow.rules.lookup import rule_for
+from keras_grow.rules.registry import rule_for
+from keras_grow.rules.space import Channels, Production, Space
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,22 +105,12 @@ class _Configured:
         self.space.attribute(call, x, lambda: change(len(x)), f"inputs of {self.owner.path}")
         return x
 
-    def produce(
-        self,
-        call: Call,
-        weights: list[tuple[Any, int] | Weight],
-        size: str,
-        axis: int,
-        groups: int = 1,
-        part: str = "",
-        width: int | None = None,
-        resize: Callable[[int], None] | None = None,
-    ) -> Channels | None:
-        made = self.space.produce(call, weights, size, axis, groups, part, width, resize)
+    def produce(self, call: Call, production: Production) -> Channels | None:
+        made = self.space.produce(call, production)
         if made is None:
             return None
         place = self._place(call.op)
-        if place is None or part:
+        if place is None or production.part:
             self.space.refuse(
                 call,
                 [made],

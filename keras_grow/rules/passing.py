@@ -8,19 +8,11 @@ from keras import ops
 
 from keras_grow import _keras
 from keras_grow.graph import Call
-from keras_grow.rules.base import (
-    UNKNOWN,
-    Channels,
-    NoSlope,
-    Rule,
-    Shadow,
-    ShadowContext,
-    Space,
-    along,
-    channel_axis,
-    register,
-    register_instance,
-)
+from keras_grow.rules.base import Rule
+from keras_grow.rules.registry import register
+from keras_grow.rules.shadows import NoSlope, Shadow, ShadowContext
+from keras_grow.rules.space import UNKNOWN, Channels, Space, along, channel_axis
+from keras_grow.rules.values import unknown, zero_stays
 from keras_grow.rules.windows import padding_of
 
 layers = keras.layers
@@ -96,11 +88,7 @@ class ZeroPaddingRule(SpatialRule):
     """Adds zeros around: only a map of zeros stays constant."""
 
     def pass_on(self, call: Call, x: Channels) -> Channels:
-        return x.mapped(lambda v: np.where(v == 0, 0.0, UNKNOWN))
-
-
-def _zero_stays(values: np.ndarray) -> np.ndarray:
-    return np.where(values == 0, 0.0, UNKNOWN)
+        return x.mapped(zero_stays)
 
 
 @register(layers.Resizing, layers.CenterCrop, "ops.Resize")
@@ -110,11 +98,7 @@ class ResizingRule(SpatialRule):
     def pass_on(self, call: Call, x: Channels) -> Channels:
         fill = getattr(call.op, "fill_value", 0.0)
         padded = getattr(call.op, "pad_to_aspect_ratio", False)
-        return x.mapped(unknown if padded and fill != 0 else _zero_stays)
-
-
-def unknown(values: np.ndarray) -> np.ndarray:
-    return np.full(values.shape, UNKNOWN)
+        return x.mapped(unknown if padded and fill != 0 else zero_stays)
 
 
 def _per_axis(value: Any, count: int) -> tuple[int, ...]:
@@ -177,11 +161,11 @@ class GlobalMaxRule(GlobalRule):
 # --- the same as keras.ops ---------------------------------------------------------------------
 
 
-register_instance(MaxPoolingRule(), "ops.MaxPool")
-register_instance(LinearSpatialRule(), "ops.AveragePool", "ops.AdaptiveAveragePool")
-register_instance(LinearSpatialRule(), "ops.CropImages")
-register_instance(AdaptiveMaxPoolingRule(), "ops.AdaptiveMaxPool")
-register_instance(ZeroPaddingRule(), "ops.PadImages", "ops.GaussianBlur")
+register("ops.MaxPool")(MaxPoolingRule())
+register("ops.AveragePool", "ops.AdaptiveAveragePool")(LinearSpatialRule())
+register("ops.CropImages")(LinearSpatialRule())
+register("ops.AdaptiveMaxPool")(AdaptiveMaxPoolingRule())
+register("ops.PadImages", "ops.GaussianBlur")(ZeroPaddingRule())
 
 
 @register("ops.ExtractPatches")
@@ -199,7 +183,7 @@ class PatchesRule(SpatialRule):
         if call.inputs[0].rank - x.axis != 1 and call.inputs[0].rank != 4:
             space.refuse(call, [x], "takes patches of a volume in another layout")
             return [None]
-        return [space.tile(x, self._pixels(call)).mapped(_zero_stays)]
+        return [space.tile(x, self._pixels(call)).mapped(zero_stays)]
 
     def shadow(self, call: Call, inputs: list, context: ShadowContext) -> list:
         (x,) = inputs
@@ -216,7 +200,7 @@ class UnfoldRule(Rule):
             return [None]
         size = call.op.kernel_size
         pixels = size**2 if isinstance(size, int) else size[0] * size[1]
-        return [space.repeat(x, pixels).mapped(_zero_stays)]
+        return [space.repeat(x, pixels).mapped(zero_stays)]
 
 
 @register("ops.Pad")

@@ -16,15 +16,10 @@ import numpy as np
 from keras_grow import _keras
 from keras_grow.graph import Call
 from keras_grow.rules import activations
-from keras_grow.rules.base import (
-    UNKNOWN,
-    Channels,
-    Rule,
-    Space,
-    Weight,
-    along,
-    register,
-)
+from keras_grow.rules.base import Rule
+from keras_grow.rules.registry import register
+from keras_grow.rules.space import UNKNOWN, Channels, Production, Space, Weight, along
+from keras_grow.rules.values import zero_stays
 from keras_grow.rules.weighted import size_of
 
 layers = keras.layers
@@ -112,12 +107,9 @@ class _Run:
             weights.append(Weight(cell.bias, len(cell.bias.shape) - 1, gates, fill))
         made = space.produce(
             call,
-            weights,
-            "",
-            self.axis,
-            part=part,
-            width=int(recurrent.shape[rows]),
-            resize=refresh,
+            Production(
+                weights, self.axis, part=part, width=int(recurrent.shape[rows]), resize=refresh
+            ),
         )
         if made is None:
             return None
@@ -130,7 +122,7 @@ class _Run:
         if made is None:
             return None
         # With f(0) = 0 a unit stays at zero; otherwise it moves.
-        made = made.mapped(lambda v: np.where(v == 0, 0.0, UNKNOWN))
+        made = made.mapped(zero_stays)
         space.read(call, recurrent, rows, made)
         return made
 

@@ -4,52 +4,17 @@ Along other axes than the channels' every channel is treated by itself. Over the
 themselves a sum or a norm is exact while new channels are 0; a mean, a maximum or a rank is not.
 """
 
-from collections.abc import Callable
-
 import keras
 import numpy as np
 from keras import ops
 
 from keras_grow import _keras
 from keras_grow.graph import Call
-from keras_grow.rules.base import (
-    UNKNOWN,
-    NoSlope,
-    Rule,
-    Shadow,
-    ShadowContext,
-    Space,
-    applied,
-    register,
-    register_instance,
-)
-
-Values = Callable[[np.ndarray], np.ndarray]
-
-
-def is_zero(values: np.ndarray) -> np.ndarray:
-    return values == 0
-
-
-def not_zero(values: np.ndarray) -> np.ndarray:
-    return ~(values == 0)
-
-
-def unknown(values: np.ndarray) -> np.ndarray:
-    return np.full(values.shape, UNKNOWN)
-
-
-def zero_stays(values: np.ndarray) -> np.ndarray:
-    return np.where(values == 0, 0.0, UNKNOWN)
-
-
-def same(values: np.ndarray) -> np.ndarray:
-    return values
-
-
-def constant(value: float) -> Values:
-    """Of equal entries; what is not known may not be equal everywhere."""
-    return lambda values: np.where(np.isnan(values), UNKNOWN, value)
+from keras_grow.rules.base import Rule
+from keras_grow.rules.registry import register
+from keras_grow.rules.shadows import NoSlope, Shadow, ShadowContext, applied
+from keras_grow.rules.space import Space
+from keras_grow.rules.values import Values, constant, is_zero, not_zero, same, unknown, zero_stays
 
 
 def axes_of(call: Call, name: str = "axis") -> list[int]:
@@ -188,10 +153,10 @@ for _rule, _names in (
     (Reduction(_FEWER, same), "Median Nanmedian Quantile Nanquantile Percentile Nanpercentile"),
 ):
     for _name in _names.split():
-        register_instance(_rule, f"ops.{_name}")
+        register(f"ops.{_name}")(_rule)
 
 _SPREAD = (np.isnan, "is a root with no slope where all entries are equal, as new channels are")
-register_instance(Reduction(_FEWER, unknown, needs=_SPREAD), "ops.Std", "ops.Nanstd")
+register("ops.Std", "ops.Nanstd")(Reduction(_FEWER, unknown, needs=_SPREAD))
 
 
 @register("ops.Moments")
@@ -260,15 +225,13 @@ class AlongAxis(Rule):
 
 
 _SOFTMAX = AlongAxis("mixes all channels, so a new one changes the old ones", unknown)
-register_instance(
-    _SOFTMAX, keras.layers.Softmax, "ops.Softmax", "ops.LogSoftmax", "ops.Sparsemax"
-)  # fmt: skip
+register(keras.layers.Softmax, "ops.Softmax", "ops.LogSoftmax", "ops.Sparsemax")(_SOFTMAX)
 _ORDER = "ranks the channels, among which a new one can be anywhere"
 _RUN = "runs along the channels, so each sees those before it"
-register_instance(AlongAxis(_ORDER, same), "ops.Sort")
-register_instance(AlongAxis(_ORDER, unknown, flat=True), "ops.Argsort", "ops.Argpartition")
-register_instance(AlongAxis(_RUN, zero_stays, linear=True), "ops.Cumsum", "ops.Nancumsum")
-register_instance(AlongAxis(_RUN, zero_stays, flat=True), "ops.Cumprod", "ops.Nancumprod")
+register("ops.Sort")(AlongAxis(_ORDER, same))
+register("ops.Argsort", "ops.Argpartition")(AlongAxis(_ORDER, unknown, flat=True))
+register("ops.Cumsum", "ops.Nancumsum")(AlongAxis(_RUN, zero_stays, linear=True))
+register("ops.Cumprod", "ops.Nancumprod")(AlongAxis(_RUN, zero_stays, flat=True))
 
 
 @register("ops.Diff")

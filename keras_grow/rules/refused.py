@@ -6,8 +6,10 @@ checks, so that a new release of Keras shows up there.
 
 import keras
 
-from keras_grow.rules.base import find, register_instance
-from keras_grow.rules.lookup import Mixing
+from keras_grow.graph import Call
+from keras_grow.rules.base import Rule
+from keras_grow.rules.registry import find, register
+from keras_grow.rules.space import Space
 
 _CODE = "runs code of its own on the channels, which cannot be looked into"
 _INPUT = (
@@ -63,12 +65,25 @@ OPS = {
     "makes complex numbers": "Angle Polar ViewAsComplex ViewAsReal",
 }
 
+
+class RefusedRule(Rule):
+    """A known layer or op that no rule can make exact."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def flow(self, call: Call, inputs: list, space: Space) -> list:
+        if any(x is not None for x in inputs):
+            space.refuse(call, inputs, self.reason)
+        return [None] * len(call.outputs)
+
+
 for _reason, _names in LAYERS.items():
     for _name in _names.split():
         _cls = getattr(keras.layers, _name, None)  # some exist only in newer releases
         if _cls is not None and find(_cls) is None:
-            register_instance(Mixing(_reason), _cls)
+            register(_cls)(RefusedRule(_reason))
 for _reason, _names in OPS.items():
     for _name in _names.split():
         if find(f"ops.{_name}") is None:
-            register_instance(Mixing(_reason), f"ops.{_name}")
+            register(f"ops.{_name}")(RefusedRule(_reason))

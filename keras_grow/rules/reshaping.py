@@ -13,7 +13,10 @@ import numpy as np
 from keras_grow import _keras
 from keras_grow.errors import RefusedError
 from keras_grow.graph import Call
-from keras_grow.rules.base import NoSlope, Rule, Shadow, ShadowContext, Space, register
+from keras_grow.rules.base import Rule
+from keras_grow.rules.registry import register
+from keras_grow.rules.shadows import NoSlope, Shadow, ShadowContext
+from keras_grow.rules.space import Space
 
 
 class Rearrange(Rule):

@@ -14,14 +14,11 @@ from keras import ops
 
 from keras_grow import _keras
 from keras_grow.graph import Call
-from keras_grow.rules.base import (
-    NoSlope,
-    Rule,
-    Shadow,
-    ShadowContext,
-    Space,
-    register,
-)
+from keras_grow.rules.base import Rule
+from keras_grow.rules.registry import register
+from keras_grow.rules.shadows import NoSlope, Shadow, ShadowContext
+from keras_grow.rules.space import Space
+from keras_grow.rules.values import unknown
 
 Section = tuple[int, int]
 
@@ -462,8 +459,7 @@ class TopKRule(Rule):
         if x.axis == call.inputs[0].rank - 1:
             space.refuse(call, [x], "ranks the channels, among which a new one can be the largest")
             return [None, None]
-        unknown = x.mapped(lambda v: np.full(v.shape, np.nan))
-        return [x, unknown]
+        return [x, x.mapped(unknown)]
 
     def shadow(self, call: Call, inputs: list, context: ShadowContext) -> list:
         raise NoSlope(f"{call!r} ranks equal values, between which it has no one slope")

@@ -10,7 +10,9 @@ from keras import ops
 from keras_grow import _backend
 from keras_grow.graph import Call
 from keras_grow.rules import activations
-from keras_grow.rules.base import Shadow, Space, along, register
+from keras_grow.rules.registry import register
+from keras_grow.rules.shadows import Shadow
+from keras_grow.rules.space import Space, along
 from keras_grow.rules.weighted import ConvBase, bias_of, plain_kernel, size_of
 from keras_grow.rules.windows import as_rows
 

@@ -10,17 +10,10 @@ from keras import ops
 from keras_grow import _backend, _keras
 from keras_grow.graph import Call
 from keras_grow.rules import activations
-from keras_grow.rules.base import (
-    Channels,
-    NoSlope,
-    Rule,
-    Shadow,
-    ShadowContext,
-    Space,
-    along,
-    channel_axis,
-    register,
-)
+from keras_grow.rules.base import Rule
+from keras_grow.rules.registry import register
+from keras_grow.rules.shadows import NoSlope, Shadow, ShadowContext
+from keras_grow.rules.space import Channels, Production, Space, along, channel_axis
 from keras_grow.rules.windows import (
     Window,
     Windows,
@@ -35,9 +28,14 @@ from keras_grow.rules.windows import (
 layers = keras.layers
 
 
+def why_not_plain(layer: Any) -> str | None:
+    """Why a layer's kernel is no variable of its own, or None if it is one."""
+    return _keras.derived_kernel(layer)
+
+
 def plain_kernel(call: Call, inputs: list, space: Space) -> bool:
     """Whether the kernel is an ordinary variable; refuses the channels where it is not."""
-    reason = _keras.derived_kernel(call.op)
+    reason = why_not_plain(call.op)
     if reason is not None:
         space.refuse(call, inputs, reason)
     return reason is None
@@ -54,13 +52,13 @@ def _delta(kernel_size: tuple, copies: int) -> np.ndarray:
     return fill
 
 
-class Producer(Rule):
+class ProducerRule(Rule):
     """A layer that makes channels of its own and ends the ones it reads."""
 
     def finish(
         self, call: Call, space: Space, weights: list, size: str, axis: int, groups: int = 1
     ) -> list:
-        made = space.produce(call, weights, size, axis, groups)
+        made = space.produce(call, Production(weights, axis, size, groups))
         return [activations.through(space, call, made, call.op.activation)]
 
     def writes(self, call: Call) -> list[tuple[Any, int]] | None:
@@ -72,7 +70,7 @@ class Producer(Rule):
 
 
 @register(layers.Dense)
-class DenseRule(Producer):
+class DenseRule(ProducerRule):
     """y = x W + b on the last axis. W is (in, units)."""
 
     def flow(self, call: Call, inputs: list, space: Space) -> list:
@@ -99,7 +97,7 @@ class DenseRule(Producer):
         return 2.0 * size_of(outputs[0]) * inputs[0][-1]
 
 
-class ConvBase(Producer):
+class ConvBase(ProducerRule):
     """What all convolution layers share."""
 
     def axis(self, call: Call) -> int:

@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_grow import _backend
 from keras_grow.errors import RefusedError
-from keras_grow.rules.base import Shadow
+from keras_grow.rules.shadows import Shadow
 
 
 def padding_of(

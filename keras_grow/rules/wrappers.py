@@ -10,7 +10,10 @@ import numpy as np
 
 from keras_grow import _keras
 from keras_grow.graph import Call, Ref
-from keras_grow.rules.base import UNKNOWN, Channels, Rule, Space, Weight, find, register
+from keras_grow.rules.base import Rule
+from keras_grow.rules.registry import has_rule, register, rule_for
+from keras_grow.rules.space import Channels, Production, Space
+from keras_grow.rules.values import is_zero, unknown
 from keras_grow.rules.weighted import ConvRule, DenseRule
 
 
@@ -59,25 +62,9 @@ class _Inside:
             return tuple(self._down(v) for v in value)
         return value
 
-    def produce(
-        self,
-        call: Call,
-        weights: Sequence[tuple[Any, int] | Weight],
-        size: str,
-        axis: int,
-        groups: int = 1,
-        part: str = "",
-        width: int | None = None,
-        resize: Callable[[int], None] | None = None,
-    ) -> Channels | None:
-        if width is None:
-            width = int(getattr(call.op, size))
-        if resize is None:
-            resize = partial(setattr, call.op, size)
-        made = self.space.produce(
-            self.outer, weights, "", axis + self.dropped, groups, part, width, resize
-        )
-        return self._down(made)
+    def produce(self, call: Call, production: Production) -> Channels | None:
+        seen = production.settled(call.op, production.axis + self.dropped)
+        return self._down(self.space.produce(self.outer, seen))
 
     def concatenate(self, call: Call, parts: Sequence[Channels | None], axis: int) -> Any:
         return self._down(
@@ -118,19 +105,19 @@ class Wrapper(Rule):
 
     dropped = 0
 
-    def inside(self, call: Call) -> tuple[Call, Rule | None]:
+    def inside(self, call: Call) -> tuple[Call, Rule]:
         """The call as the layer inside sees it, and that layer's rule."""
         layer = call.op.layer
         inputs: list[Any] = [_Tensor(call.inputs[0], self.dropped)]
         outputs: list[Any] = [_Tensor(r, self.dropped) for r in call.outputs]
-        return replace(call, op=layer, inputs=inputs, outputs=outputs), find(type(layer))
+        return replace(call, op=layer, inputs=inputs, outputs=outputs), rule_for(layer)
 
     def space(self, space: Space, call: Call) -> Any:
         return _Inside(space, call, self.dropped)
 
     def flow(self, call: Call, inputs: list, space: Space) -> list:
         inner, rule = self.inside(call)
-        if rule is None or not self.knows(rule):
+        if not has_rule(inner.op) or not self.knows(rule):
             space.refuse(
                 call, inputs, f"wraps a {inner.kind}, for which there is no rule in a {call.kind}"
             )
@@ -162,8 +149,6 @@ class Wrapper(Rule):
         weights: Callable[[Any], tuple],
     ) -> float:
         inner, rule = self.inside(call)
-        if rule is None:
-            return 0.0
         steps = 1.0
         for d in inputs[0][1 : 1 + self.dropped]:
             steps *= d or 1
@@ -189,8 +174,7 @@ class _Spectral(_Inside):
     def read(
         self, call: Call, variable: Any, axis: int, channels: Channels, groups: int = 1
     ) -> None:
-        unknown = channels.mapped(lambda v: np.full_like(v, UNKNOWN))
-        self.space.read(self.outer, variable, axis, unknown, groups)
+        self.space.read(self.outer, variable, axis, channels.mapped(unknown), groups)
 
     def carry(self, call: Call, variable: Any, axis: int, channels: Channels, fill: Any) -> None:
         self.refuse(
@@ -200,14 +184,14 @@ class _Spectral(_Inside):
             "own kernels would change",
         )
 
-    def produce(self, call: Call, weights: Any, *args: Any, **kwargs: Any) -> Channels | None:
-        weights = [*weights, (self.outer.op.vector_u, 1)]
-        made = super().produce(call, weights, *args, **kwargs)
+    def produce(self, call: Call, production: Production) -> Channels | None:
+        weights = [*production.weights, (self.outer.op.vector_u, 1)]
+        made = super().produce(call, replace(production, weights=weights))
         if made is not None:
             self.space.require(
                 self.outer,
                 made,
-                lambda values: values == 0,
+                is_zero,
                 "divides its kernel by the largest singular value in training, which a random new "
                 "fan-in would change: use form='outgoing'",
             )

@@ -19,8 +19,7 @@ from keras_grow import _backend, _keras
 from keras_grow.graph import Call, Graph, Ref, run
 from keras_grow.graph.outputs import TOLERANCE
 from keras_grow.graph.run import arguments, plain
-from keras_grow.rules import activations
-from keras_grow.rules.lookup import rule_for
+from keras_grow.rules import activations, rule_for
 from keras_grow.surgery.ranges import ANY, Interval
 
 Assignments = list[tuple[Any, np.ndarray]]

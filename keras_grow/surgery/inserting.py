@@ -1,5 +1,6 @@
 """`insert` and `insert_`: a layer on an edge of a model, as the identity."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -9,17 +10,16 @@ from keras_grow import _backend, _keras
 from keras_grow.apply import copy_model
 from keras_grow.apply.copying import copy_layer
 from keras_grow.apply.rewiring import Rewiring
-from keras_grow.errors import GrowthError, all_or_nothing
+from keras_grow.errors import GrowthError
 from keras_grow.graph import graph_of
-from keras_grow.graph.outputs import Outputs, compare, random_inputs, tolerance_of
+from keras_grow.graph.outputs import Outputs
 from keras_grow.graph.places import Edge, edge
 from keras_grow.growth import history
 from keras_grow.growth.data import GrowthData
+from keras_grow.growth.guarded import Change, Clock, Growth, Guard, guarded
 from keras_grow.logs.events import SiteGrowth
 from keras_grow.surgery.identity import Assignments, Block, NoIdentity, Observed
 from keras_grow.surgery.ranges import range_of
-
-CHECKED_SAMPLES = 32
 
 
 def insert(
@@ -70,11 +70,7 @@ def insert(
         GrowthError: no such edge, shapes that do not fit, or a layer that cannot be made the
             identity; the message says why.
     """
-    _check(model, layer)
-    edge(model, after, before)  # say what is wrong before copying anything
-    clone = copy_model(model)
-    history.inherit(clone, model)
-    _insert(clone, copy_layer(layer), after, before, branch, data)
+    clone, _ = inserted(model, layer, after, before, branch, data)
     return clone
 
 
@@ -86,7 +82,7 @@ def insert_(
     before: str | None = None,
     branch: bool = False,
     data: Any = None,
-) -> None:
+) -> Growth:
     """Inserts a layer in place, as `insert` does in a copy; inside `fit` too, from a callback.
 
     Layers, variables and optimizer slots stay the objects they are, sub-models built on the same
@@ -98,8 +94,43 @@ def insert_(
         layer: a layer that is in no model yet; it becomes part of this one. It is renamed if the
             model has one of its name.
 
+    Returns:
+        What was done; `.name` is the address of the new layer.
+
     Raises:
         GrowthError: as `insert`.
+    """
+    change = insertion(model, layer, after, before, branch, _inputs(model, data))
+    done = guarded(change, _guard(change, _keras.Living()))
+    history.note(model, done)
+    return done
+
+
+def inserted(
+    model: Any, layer: Any, after: str, before: str | None, branch: bool, data: Any
+) -> tuple[Any, Growth]:
+    """What `insert` returns, and what was done."""
+    _check(model, layer)
+    edge(model, after, before)  # say what is wrong before copying anything
+    clone = copy_model(model)
+    history.inherit(clone, model)
+    x = _inputs(clone, data)
+    change = Insertion(clone, copy_layer(layer), after, before, branch, x)
+    done = guarded(change, _guard(change, _keras.Living.within(clone)))
+    history.note(clone, done)
+    return clone, done
+
+
+def insertion(
+    model: Any, layer: Any, after: str, before: str | None, branch: bool, x: Any | None
+) -> "Insertion":
+    """The change that `insert_` carries out in a model.
+
+    Args:
+        x: inputs on which statistics are taken; None without growth data.
+
+    Raises:
+        GrowthError: the layer cannot be part of another model.
     """
     _check(model, layer)
     if _keras.call_count(layer):
@@ -112,8 +143,17 @@ def insert_(
             f"The layer '{layer.name}' is built already, and inserting it would replace its "
             f"weights. Insert a new one: {type(layer).__name__}.from_config(layer.get_config())."
         )
-    _backend.attach_state(model)
-    _insert(model, layer, after, before, branch, data)
+    return Insertion(model, layer, after, before, branch, x)
+
+
+def _inputs(model: Any, data: Any) -> Any | None:
+    graph = graph_of(model)
+    return None if data is None else GrowthData(data, batch_size=512, seed=0).batch(0, graph)[0]
+
+
+def _guard(change: "Insertion", living: _keras.Living) -> Guard:
+    batch = None if change.x is None else (change.x, None, None)
+    return Guard(Outputs(change.graph), batch, living)
 
 
 def _check(model: Any, layer: Any) -> None:
@@ -127,81 +167,92 @@ def _check(model: Any, layer: Any) -> None:
         raise GrowthError("An InputLayer has no input, so it cannot be put on an edge.")
 
 
-def _insert(
-    model: Any, layer: Any, after: str, before: str | None, branch: bool, data: Any
-) -> None:
-    graph = graph_of(model)
-    where = f"'{after}'" if before is None else f"'{after}' and '{before}'"
-    x = None
-    if data is not None:
-        x = GrowthData(data, batch_size=512, seed=0).batch(0, graph)[0]
-    sample = random_inputs(model, seed=0, samples=4)
-    if x is not None:
-        sample = tree.map_structure(lambda a: a[:CHECKED_SAMPLES], x)
-    sample = _backend.as_tensors(sample)
-    outputs = Outputs(graph)(sample)
-    size = history.Size.of(model)
-    rewiring = Rewiring(model)
-    what = f"Inserting '{layer.name}' after {where} in model '{model.name}'"
-    with all_or_nothing(rewiring.undo, what):
-        place = edge(model, after, before)
+class Insertion(Change):
+    """A layer becomes the identity on an edge.
+
+    Args:
+        x: inputs on which statistics are taken; None without growth data.
+    """
+
+    def __init__(
+        self, model: Any, layer: Any, after: str, before: str | None, branch: bool, x: Any | None
+    ) -> None:
+        self.graph = graph_of(model)
+        self.layer, self.after, self.before, self.branch, self.x = layer, after, before, branch, x
+        self.where = f"'{after}'" if before is None else f"'{after}' and '{before}'"
+        self.doing = f"Inserting '{layer.name}' after {self.where}"
+        self._rewiring: Rewiring | None = None
+
+    def apply(self, living: _keras.Living, clock: Clock) -> None:
+        with clock("surgery"):
+            self._apply(Rewiring(self.graph.model, living))
+
+    def _apply(self, rewiring: Rewiring) -> None:
+        self._rewiring, model, layer = rewiring, self.graph.model, self.layer
+        place = edge(model, self.after, self.before)
         _check_output_names(model, place)
-        interval = range_of(graph, place.tensor)
-        statistics = None if x is None else Observed(graph, place.tensor, _backend.as_tensors(x))
+        interval = range_of(self.graph, place.tensor)
+        statistics = None
+        if self.x is not None:
+            statistics = Observed(self.graph, place.tensor, _backend.as_tensors(self.x))
         _name(rewiring, layer)
-        new = _wired(rewiring, place, layer, branch, Purpose(where, interval, statistics))
+        identity = _Identity(self.where, interval, statistics)
+        new = _wired(rewiring, place, layer, self.branch, identity)
         _check_shape(layer, place.tensor, new)
         rewiring.swap(place.readers, place.tensor, new)
         if place.is_output:
             rewiring.swap_output(place.functional, place.tensor, new)
         rewiring.finish()
-        report = compare(outputs, Outputs(graph_of(model))(sample), tolerance_of(model))
-        if not report:
-            raise GrowthError(
-                f"Inserting '{layer.name}' after {where} would have changed what the model "
-                f"computes, so it was undone: {report}. Please report this model."
-            )
-        history.note(model, size, [_record(model, layer, after, before, branch)], report)
+
+    def undo(self) -> None:
+        if self._rewiring is not None:
+            self._rewiring.undo()
+
+    def records(self) -> list[SiteGrowth]:
+        inside = {id(below) for below in _keras.sublayers(self.layer)}
+        calls = [call for call in graph_of(self.graph.model).calls if id(call.op) in inside]
+        first = getattr(self.layer, "data_format", None) == "channels_first"
+        shape = calls[-1].outputs[0].shape
+        record = SiteGrowth(
+            name=calls[0].path if len(calls) == 1 else self.layer.name,
+            producers=[self.after],
+            consumers=[] if self.before is None else [self.before],
+            width_before=0,
+            width_after=int(shape[1 if first else -1] or 0),
+            method="branch" if self.branch else "identity",
+            form="zeros" if self.branch else "identity",
+            kind="insert",
+        )
+        return [record]
 
 
-def _record(model: Any, layer: Any, after: str, before: str | None, branch: bool) -> SiteGrowth:
-    inside = {id(below) for below in _keras.sublayers(layer)}
-    calls = [call for call in graph_of(model).calls if id(call.op) in inside]
-    first = getattr(layer, "data_format", None) == "channels_first"
-    shape = calls[-1].outputs[0].shape
-    return SiteGrowth(
-        name=calls[0].path if len(calls) == 1 else layer.name,
-        producers=[after],
-        consumers=[] if before is None else [before],
-        width_before=0,
-        width_after=int(shape[1 if first else -1] or 0),
-        method="branch" if branch else "identity",
-        form="zeros" if branch else "identity",
-        kind="insert",
-    )
+@dataclass(frozen=True)
+class _Identity:
+    """What the new layer has to be, where.
+
+    Attributes:
+        where: the edge, in words.
+        interval: bounds of the values there.
+        statistics: of the values there; None without growth data.
+    """
+
+    where: str
+    interval: Any
+    statistics: Any
 
 
-class Purpose:
-    """What the new layer has to be, where."""
-
-    def __init__(self, where: str, interval: Any, statistics: Any) -> None:
-        self.where = where
-        self.interval = interval
-        self.statistics = statistics
-
-
-def _wired(rewiring: Rewiring, place: Edge, layer: Any, branch: bool, purpose: Purpose) -> Any:
+def _wired(rewiring: Rewiring, place: Edge, layer: Any, branch: bool, identity: _Identity) -> Any:
     """Calls the layer on the edge's tensor, its weights set; returns what is to be read instead."""
     sequential = isinstance(place.owner, keras.Sequential)
     if branch and sequential:
         entry = keras.Input(batch_shape=place.tensor.shape, dtype=place.tensor.dtype)
-        for variable, value in _weights(rewiring, layer, place, True, purpose):
+        for variable, value in _weights(rewiring, layer, place, True, identity):
             rewiring.assign(variable, value)
         name = rewiring.name(f"{layer.name}_residual")
         total = keras.layers.Add(dtype=layer.dtype_policy)([entry, rewiring.call(layer, entry)])
         layer, branch = keras.Model(entry, total, name=name), False
     else:
-        for variable, value in _weights(rewiring, layer, place, branch, purpose):
+        for variable, value in _weights(rewiring, layer, place, branch, identity):
             rewiring.assign(variable, value)
     new = rewiring.call(layer, place.tensor)
     if branch:
@@ -210,19 +261,19 @@ def _wired(rewiring: Rewiring, place: Edge, layer: Any, branch: bool, purpose: P
         new = rewiring.call(add, [place.tensor, new])
     if sequential:
         source = _keras.maker(place.tensor)
-        position = [i for i, old in enumerate(place.owner._layers) if old is source]
+        position = [i for i, old in enumerate(_keras.layers_of(place.owner)) if old is source]
         rewiring.chain(place.owner, layer, position[0] + 1)
     return new
 
 
 def _weights(
-    rewiring: Rewiring, layer: Any, place: Edge, branch: bool, purpose: Purpose
+    rewiring: Rewiring, layer: Any, place: Edge, branch: bool, identity: _Identity
 ) -> Assignments:
     """Builds the layer on a tensor like the edge's, and finds what its weights have to be."""
     tensor = place.tensor
     if not keras.backend.is_float_dtype(tensor.dtype):
         raise GrowthError(
-            f"The tensor after {purpose.where} holds {tensor.dtype} values, on which layers with "
+            f"The tensor after {identity.where} holds {tensor.dtype} values, on which layers with "
             "weights cannot be the identity. Insert behind the embedding or rescaling."
         )
     count = _keras.call_count(layer)
@@ -231,7 +282,7 @@ def _weights(
         result = layer(entry)
         _check_shape(layer, tensor, result)
         trial = keras.Model(entry, result)
-        block = Block(graph_of(trial), purpose.interval, purpose.statistics)
+        block = Block(graph_of(trial), identity.interval, identity.statistics)
         return block.zero() if branch else block.identity()
     except NoIdentity as reason:
         what = "zero, which x + layer(x) needs" if branch else "the identity"
@@ -241,7 +292,7 @@ def _weights(
         )  # fmt: skip
         raise GrowthError(
             f"{type(layer).__name__} '{layer.name}' cannot be made {what} after "
-            f"{purpose.where}: {reason}. Choose another layer{way}."
+            f"{identity.where}: {reason}. Choose another layer{way}."
         ) from None
     finally:
         _keras.set_call_count(layer, count)

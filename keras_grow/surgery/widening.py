@@ -1,21 +1,21 @@
 """The public functions: where a model can grow, what it would take, and doing it."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Literal, overload
 
-import numpy as np
-
+from keras_grow import _keras
 from keras_grow.apply import Slopes
 from keras_grow.apply.copying import borrow_model
-from keras_grow.errors import GrowthError, check_flag, check_whole
+from keras_grow.errors import GrowthError, check_flag
 from keras_grow.graph.outputs import Outputs
-from keras_grow.growth import history, methods
-from keras_grow.growth.data import GrowthData
-from keras_grow.growth.step import Growth, GrowthStep
-from keras_grow.planning import Atlas, Plan, Refusal, Site, make_plan, survey
+from keras_grow.growth import history
+from keras_grow.growth.guarded import Growth, Guard
+from keras_grow.growth.step import Request, grow
+from keras_grow.planning import Plan, Refusal, Site, make_plan, survey
 from keras_grow.planning.cost import graph_flops
-from keras_grow.planning.drafting import check_amount
 from keras_grow.planning.plan import INVERSE, OUTGOING
+from keras_grow.surgery.arguments import amounts_of, initialization
 
 
 @overload
@@ -102,7 +102,12 @@ def widen(
     amounts_of(survey(model, _alone(widths, alone)), widths)  # fail before copying anything
     clone, own = borrow_model(model)
     history.inherit(clone, model)
-    _grow_model(clone, widths, method, data, seed, form, alone, None, batches, disposable=True)
+    request = _request(clone, widths, method, data, seed, form, alone, None, batches)
+    living = _keras.Living.within(clone)
+    done = grow(
+        replace(request, disposable=True), Guard(Outputs(request.atlas.graph), None, living)
+    )
+    history.note(clone, done)
     own()
     return clone
 
@@ -130,12 +135,15 @@ def grow_(
             new neurons are made trainable with the plain activations, as by `widen`.
 
     Returns:
-        What was done: `.sites`, `.report`, `.loss`, `.seconds`.
+        What was done: `.sites`, `.report`, `.loss`, `.seconds`; it can be printed.
     """
-    return _grow_model(model, widths, method, data, seed, form, alone, slopes, batches)
+    request = _request(model, widths, method, data, seed, form, alone, slopes, batches)
+    done = grow(request, Guard(Outputs(request.atlas.graph)))
+    history.note(model, done)
+    return done
 
 
-def _grow_model(
+def _request(
     model: Any,
     widths: Mapping[str, int],
     method: Any,
@@ -144,79 +152,17 @@ def _grow_model(
     form: str,
     alone: bool,
     slopes: Slopes | None,
-    batches: int | None = 1,
-    disposable: bool = False,
-) -> Growth:
-    chosen = methods.get(method)
-    if seed is not None:
-        check_whole("seed", seed, 0)
-    if batches is not None:
-        check_whole("batches", batches, 1)
-    if slopes is not None and not isinstance(slopes, Slopes):
-        raise GrowthError(f"slopes must be a keras_grow.Slopes. Received: slopes={slopes!r}.")
+    batches: int | None,
+) -> Request:
     atlas = survey(model, _alone(widths, alone))
     amounts = amounts_of(atlas, widths)
-    drawn = None
-    if data is not None:
-        source = GrowthData(data, batch_size=512, seed=seed or 0)
-        drawn = source.batches(0, atlas.graph, batches)
-    rng = np.random.default_rng(seed)
-    outputs = Outputs(atlas.graph)
-    before = history.Size.of(model)
-    done = GrowthStep(atlas, amounts, chosen, rng, drawn, slopes, outputs, form, disposable).run()
-    history.note(model, before, done.sites, done.report, done.loss, done.seconds)
-    return done
+    init = initialization(atlas.graph, method, data, seed, form, slopes, batches)
+    return Request(atlas, amounts, init)
 
 
 def _alone(widths: Mapping[str, int], alone: bool) -> Iterable[str]:
     check_flag("alone", alone)
     return tuple(widths) if alone and isinstance(widths, Mapping) else ()
-
-
-def amounts_of(atlas: Atlas, widths: Mapping[str, int]) -> dict[Site, int]:
-    """New channels by site from new widths by name.
-
-    Raises:
-        GrowthError: nothing asked, an unknown layer, no whole number, not wider, or two names of
-            one site with different growth.
-    """
-    if not isinstance(widths, Mapping) or not widths:
-        raise GrowthError(
-            "widths must be a dict of new widths by layer name, such as {'conv_1': 96}. "
-            f"Received: {widths!r}"
-        )
-    amounts: dict[Site, int] = {}
-    for name, width in widths.items():
-        site = atlas.find(name)
-        if not isinstance(width, (int, np.integer)) or isinstance(width, bool):
-            raise GrowthError(f"Widths must be whole numbers. Received: {name}={width!r}.")
-        whole = [(p.width, at.shape[1]) for p, at in site.members if p.path == name]
-        now, times = whole[0] if whole else (site.width, 1)
-        if width <= now:
-            raise GrowthError(
-                f"Layer '{name}' is {now} wide and can only become wider. Received: {name}={width}."
-            )
-        added, rest = divmod(int(width) - now, times)
-        if rest:
-            raise GrowthError(
-                f"Layer '{name}' is {now} wide and grows in steps of {times}, because {times} of "
-                f"its channels at a time are tied to each other. Received: {name}={width}."
-            )
-        others = [p for p in site.producers if p not in widths]
-        if atlas.alone and others:
-            raise GrowthError(
-                f"Layer '{name}' cannot grow alone: '{others[0]}' is tied to it by more than an "
-                "addition, so zeros in its place would change the function or never learn. Name "
-                "both, or leave out alone=True."
-            )
-        check_amount(site, added)
-        if amounts.setdefault(site, added) != added:
-            tied = ", ".join(f"'{p}'" for p in site.producers)
-            raise GrowthError(
-                f"The layers {tied} are tied and grow by the same number of channels. "
-                f"Received: {dict(widths)}."
-            )
-    return amounts
 
 
 def flops(model: Any) -> float:

@@ -17,14 +17,16 @@ from keras_grow.graph import graph_of
 from keras_grow.graph.outputs import Outputs
 from keras_grow.growth import history, methods
 from keras_grow.growth.data import GrowthData
+from keras_grow.growth.guarded import Growth, Guard
 from keras_grow.growth.methods.base import FORMS
+from keras_grow.growth.step import Initialization
 from keras_grow.logs.events import GrowthEvent
 from keras_grow.planning import Atlas, Plan, survey
-from keras_grow.planning.cost import graph_flops
+from keras_grow.planning.cost import Size
 from keras_grow.training import schedules
 from keras_grow.training.budgets import Room
 from keras_grow.training.look import Look, SiteScore
-from keras_grow.training.operations import Operation, Outcome, Setting, check, operation
+from keras_grow.training.operations import Operation, check, operation
 from keras_grow.training.run_log import RunLog
 from keras_grow.training.schedules import Moment, Schedule
 from keras_grow.training.selectors.base import Occasion, Selector
@@ -394,15 +396,15 @@ class GrowthCallback(keras.callbacks.Callback):
         if not chosen and not occasion.notes:
             return
         selected = time.perf_counter()
-        parameters, flops = look.model.count_params(), graph_flops(look.atlas.graph)
+        size = Size.of(look.atlas.graph)
         event = GrowthEvent(
             step=self.step,
             epoch=self._epoch,
             sites=[],
-            parameters_before=parameters,
-            parameters_after=parameters,
-            flops_before=flops,
-            flops_after=flops,
+            parameters_before=size.parameters,
+            parameters_after=size.parameters,
+            flops_before=size.flops,
+            flops_after=size.flops,
             notes=occasion.notes,
             dry_run=self.dry_run,
             time=time.time(),
@@ -426,21 +428,21 @@ class GrowthCallback(keras.callbacks.Callback):
             self._last = self.step
             event.sites = done.sites
             event.loss = done.loss
-            event.deviation, event.tolerance = done.deviation, done.tolerance
-            event.parameters_after += done.parameters
-            event.flops_after += done.flops
+            if done.report is not None:
+                event.deviation, event.tolerance = done.report.relative, done.report.tolerance
+            event.parameters_after, event.flops_after = done.after.parameters, done.after.flops
             event.seconds = {"survey": selected - start, **done.seconds}
         self._note(event)
 
-    def _carry_out(self, chosen: Any, event: GrowthEvent) -> Outcome | None:
+    def _carry_out(self, chosen: Any, event: GrowthEvent) -> Growth | None:
         """Does what the selector chose, as far as the limits allow it."""
         look = self._looked()
-        rng = np.random.default_rng([self.seed, self._count])
-        setting = Setting(
-            look, self.method, self.form, rng, self._slopes, self._outputs, self._stoppings,
-            norms=self._log is not None,
+        init = Initialization(
+            self.method, np.random.default_rng([self.seed, self._count]), self.form,
+            look.batches(), self._slopes, norms=self._log is not None,
         )  # fmt: skip
-        work: Operation | None = operation(chosen, setting)
+        guard = Guard(self._outputs, living=_keras.Living(self._stoppings))
+        work: Operation | None = operation(chosen, look, init, guard)
         if work is not None and (self.max_parameters is not None or self.max_flops is not None):
             work, cut = work.cut(self._room(event))
             if cut is not None:
@@ -452,10 +454,10 @@ class GrowthCallback(keras.callbacks.Callback):
             done = work.preview()
         else:
             done = work.run()
-            self.carried_out = work.plan
+            self.carried_out = done.plan
             calls = graph_of(look.model).calls
             self._grown = {c.path for c in calls if id(c.op) in self._slopes.ops}
-            self._warm_up(work.plan, done, event)
+            self._warm_up(done, event)
         done.seconds = {"data": look.seconds, **done.seconds}
         return done
 
@@ -464,15 +466,15 @@ class GrowthCallback(keras.callbacks.Callback):
             return Warmup(1)
         return Warmup(int(self.warmup)) if self.warmup else None
 
-    def _warm_up(self, plan: Plan | None, done: Outcome, event: GrowthEvent) -> None:
+    def _warm_up(self, done: Growth, event: GrowthEvent) -> None:
         """Holds the new weights back, where that was asked for or is needed."""
-        if self._warming is None or plan is None:
+        if self._warming is None or done.plan is None:
             return
         if self.warmup != "auto":
-            self._warming.note(plan)
+            self._warming.note(done.plan)
             return
         steps = warmup_for(site.first_step for site in done.sites)
-        self._warming.note(plan, max(steps, 1))
+        self._warming.note(done.plan, max(steps, 1))
         if steps:
             event.notes.append(
                 f"new weights move slowly for {steps} steps: their first one would be up to "

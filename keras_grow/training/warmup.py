@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_grow.apply.entries import moved, new_entries
 from keras_grow.errors import check_whole
 from keras_grow.planning import Edit, Plan
+from keras_grow.planning.arrays import moved, new_entries
 
 
 class Warmup:

@@ -9,7 +9,8 @@ import keras_grow as kg
 from keras_grow.graph.outputs import Outputs
 from keras_grow.growth import first_step
 from keras_grow.growth.data import Batches
-from keras_grow.growth.step import GrowthStep
+from keras_grow.growth.guarded import Clock, Guard, guarded
+from keras_grow.growth.step import Initialization, Request, prepared
 from keras_grow.planning import survey
 
 opt = keras.optimizers
@@ -58,17 +59,12 @@ def net(optimizer, normalize=False):
 
 def grow(model, form, method=None):
     atlas = survey(model)
-    step = GrowthStep(
-        atlas,
-        {atlas.find("p"): ADDED},
-        method or kg.methods.GradMax(),
-        np.random.default_rng(0),
-        Batches((*batch(), None)),
-        kg.Slopes(),
-        Outputs(atlas.graph),
-        form,
-    )
-    return step, step.run()
+    init = Initialization(
+        method or kg.methods.GradMax(), np.random.default_rng(0), form,
+        Batches((*batch(), None)), kg.Slopes(),
+    )  # fmt: skip
+    ready = prepared(Request(atlas, {atlas.find("p"): ADDED}, init), Clock())
+    return ready, guarded(ready.wider(), Guard(Outputs(atlas.graph)))
 
 
 def side(model, form):
@@ -84,8 +80,8 @@ def side(model, form):
 def test_the_first_step_is_as_long_as_foreseen(name, form):
     model = net(OPTIMIZERS[name]())
     norm = np.linalg.norm(side(model, form), axis=1).mean()
-    step, done = grow(model, form)
-    (foreseen,) = step.first_steps.values()
+    ready, done = grow(model, form)
+    (foreseen,) = ready.choice.first_steps.values()
     before = side(model, form)
     model.train_on_batch(*batch())
     moved = np.linalg.norm(side(model, form) - before, axis=1)

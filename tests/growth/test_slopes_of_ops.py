@@ -13,7 +13,8 @@ from keras import ops
 
 import keras_grow as kg
 from keras_grow.growth.data import Batches
-from keras_grow.growth.step import GrowthStep
+from keras_grow.growth.guarded import Clock, Guard, guarded
+from keras_grow.growth.step import Initialization, Request, prepared
 from keras_grow.planning import survey
 
 
@@ -69,12 +70,12 @@ def test_slopes(name: str) -> None:
     model, x, y = prepare(build)
     atlas = survey(model)
     (target,) = [s for s in atlas.sites if s.producers == ("p",) and s.consumers == ("c",)]
-    step = GrowthStep(
-        atlas, {target: K}, kg.methods.GradMax(), np.random.default_rng(0),
-        Batches((x, y, None)),
-        kg.Slopes(), form="outgoing",
+    init = Initialization(
+        kg.methods.GradMax(), np.random.default_rng(0), "outgoing", Batches((x, y, None)),
+        kg.Slopes(),
     )  # fmt: skip
-    done = step.run()
+    ready = prepared(Request(atlas, {target: K}, init), Clock())
+    done = guarded(ready.wider(), Guard(None))
     (site,) = done.plan.sites
     run = gradient_by(model, x, y, [w.edit.variable for w in site.writes])
     zero_new_fan_out(site)
@@ -83,7 +84,7 @@ def test_slopes(name: str) -> None:
     alone = [g[w.columns[0]].ravel() for g, w in zip(alone, site.writes, strict=True)]
     true = mixed_second_derivative(run, done.plan) - np.concatenate(alone)[:, None]
     assert np.abs(true).max() > 1e-4
-    ours = step.measured.sites[site].matrix
+    ours = ready.data.sites[site].matrix
     np.testing.assert_allclose(ours, true, atol=2e-4 * np.abs(true).max())
 
 

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from helpers.written import write_run
 
-from keras_grow.tools.cli import cli
+from keras_grow.tools.cli.main import cli
 
 
 class _Outsider(keras.layers.Layer):

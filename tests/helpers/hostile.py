@@ -1,4 +1,4 @@
-"""A run in which every name is markup and every number may be none."""
+"""A run whose every text is markup, and whose numbers are none."""
 
 import math
 

@@ -17,7 +17,7 @@ from helpers.records import a_site, an_event
 import keras_grow as kg
 from keras_grow.logs import history_file as files
 from keras_grow.logs.history_file import FILE, MEMBER, encode_history, read_history
-from keras_grow.tools.cli import cli
+from keras_grow.tools.cli.main import cli
 
 
 def a_graph():
@@ -327,7 +327,7 @@ class TestCommand:
         path = saved(kg.widen(a_model(), {"a": 6}), tmp_path)
         code = """
             import sys
-            from keras_grow.tools.cli import cli
+            from keras_grow.tools.cli.main import cli
             cli(["history", sys.argv[1], "--json"], standalone_mode=False)
         """
         found = python(code, path, hidden=("keras", "tensorflow", "torch", "jax"))

@@ -11,10 +11,10 @@ import pytest
 from helpers.records import a_site, an_event
 from hypothesis import strategies as st
 
-from keras_grow.logs import records
+from keras_grow.logs import checking, records
+from keras_grow.logs.checking import RecordError
 from keras_grow.logs.events import GrowthEvent, SiteGrowth
 from keras_grow.logs.networks import Network, Node
-from keras_grow.logs.records import RecordError
 
 TEXTS = st.text(st.characters(exclude_categories=("Cc", "Cs")), max_size=40)
 COUNTS = st.integers(0, 2**40)
@@ -298,7 +298,7 @@ class TestHostileBytes:
 
     def test_texts_without_end(self):
         data = json.dumps({**GOOD, "error": "a" * 10**6}).encode()
-        assert len(records.decode_growth(data, 0, 0.0).error) == records.MAX_TEXT
+        assert len(records.decode_growth(data, 0, 0.0).error) == checking.MAX_TEXT
 
     def test_fields_of_a_later_version_are_left_alone(self):
         data = json.dumps({**GOOD, "colour": ["red"]}).encode()

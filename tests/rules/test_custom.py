@@ -9,7 +9,7 @@ from helpers.growing import chain, dense
 from keras import layers, ops
 
 import keras_grow as kg
-from keras_grow.rules import base
+from keras_grow.rules import registry
 from keras_grow.testing import run_growth_test
 
 
@@ -57,7 +57,7 @@ class Cosine(layers.Layer):
 def _forget() -> Iterator[None]:
     yield
     for cls in (Gain, Shifted, Cosine):
-        base._RULES.pop(cls, None)
+        registry._RULES.pop(cls, None)
 
 
 def test_a_class_rule(tmp_path: Path) -> None:
@@ -122,13 +122,13 @@ def test_what_is_no_layer_or_no_rule_is_said() -> None:
         kg.register_rule(Gain)("gain")
     with pytest.raises(kg.GrowthError, match="A rule is a subclass"):
         kg.register_rule(Gain)(dict)
-    assert base.find(Gain) is None
+    assert registry.find(Gain) is None
 
 
 def test_a_rule_can_be_replaced() -> None:
     kg.register_rule(Gain)(kg.rules.PerChannel)
     kg.register_rule(Gain, replace=True)(kg.rules.Projection())
-    assert isinstance(base.find(Gain), kg.rules.Projection)
+    assert isinstance(registry.find(Gain), kg.rules.Projection)
 
 
 def test_a_projection_without_the_activation_of_its_rule_is_refused() -> None:

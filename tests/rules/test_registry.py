@@ -11,8 +11,9 @@ from keras.src import ops as ops_package
 from keras.src.ops.operation import Operation
 
 import keras_grow as kg
-from keras_grow.rules import base, refused
-from keras_grow.rules.lookup import Mixing
+from keras_grow.rules import refused
+from keras_grow.rules.refused import RefusedRule
+from keras_grow.rules.registry import find
 
 # Not layers that stand in a graph by themselves: bases, cells, and what enters it.
 NO_LAYERS = {
@@ -48,12 +49,12 @@ def _op_names() -> set[str]:
 
 
 def test_every_layer_has_a_rule_or_a_reason() -> None:
-    missing = [name for name, cls in _layer_classes().items() if base.find(cls) is None]
+    missing = [name for name, cls in _layer_classes().items() if find(cls) is None]
     assert missing == []
 
 
 def test_every_op_has_a_rule_or_a_reason() -> None:
-    missing = sorted(name for name in _op_names() if base.find(f"ops.{name}") is None)
+    missing = sorted(name for name in _op_names() if find(f"ops.{name}") is None)
     assert missing == []
 
 
@@ -61,11 +62,11 @@ def test_reasons_are_given_for_what_exists() -> None:
     """A name that is misspelt would refuse nothing."""
     listed = {name for names in refused.OPS.values() for name in names.split()}
     assert listed <= _op_names()
-    assert all(isinstance(base.find(f"ops.{name}"), Mixing) for name in listed)
+    assert all(isinstance(find(f"ops.{name}"), RefusedRule) for name in listed)
     listed = {name for names in refused.LAYERS.values() for name in names.split()}
     known = [cls for cls in (getattr(keras.layers, name, None) for name in listed) if cls]
     assert len(known) > 40
-    assert all(isinstance(base.find(cls), Mixing) for cls in known)
+    assert all(isinstance(find(cls), RefusedRule) for cls in known)
 
 
 @pytest.mark.parametrize(

@@ -332,7 +332,7 @@ FAILURES = [
     ("keras_grow.apply.rewiring.extend_optimizer", RuntimeError),
     ("keras_grow.apply.rewiring.Rewiring._refresh", None),
     ("keras_grow._keras.remap", KeyboardInterrupt),
-    ("keras_grow.surgery.inserting.compare", MemoryError),
+    ("keras_grow.growth.guarded.compare", MemoryError),
 ]
 
 

@@ -21,7 +21,6 @@ import keras_grow as kg
 from keras_grow import zoo
 from keras_grow.graph.outputs import Outputs
 from keras_grow.growth.data import Batches
-from keras_grow.growth.methods import METHODS
 from keras_grow.growth.step import GrowthStep
 from keras_grow.planning import survey
 from keras_grow.tools.benchmarks import gromo
@@ -140,7 +139,7 @@ def table_of(setting: str, methods: list[str], steps: int, repeats: int) -> Tabl
     step = training_step(model, x, y, steps)
     rows: list[tuple[str, str, dict[str, float], float]] = []
     for name in methods:
-        for form in METHODS[name]().forms:
+        for form in kg.methods.get(name).forms:
             try:
                 phases, cold = growth_event(model, x, y, added, name, repeats, form)
             except kg.GrowthError as refusal:  # no bias where `zeros` wants one
@@ -180,7 +179,7 @@ def _cells(phases: dict[str, float], step: float) -> tuple[str, str, str]:
 @click.option(
     "--method",
     "methods",
-    type=click.Choice([*METHODS, "all"]),
+    type=click.Choice([*kg.methods.names(), "all"]),
     multiple=True,
     default=("all",),
     show_default=True,
@@ -196,7 +195,7 @@ def command(
 ) -> None:
     """Cost of one growth event as a ratio to one compiled training step."""
     console = Console(width=150)
-    chosen = list(METHODS) if "all" in methods else list(dict.fromkeys(methods))
+    chosen = kg.methods.names() if "all" in methods else list(dict.fromkeys(methods))
     for name in names or SETTINGS:
         console.print(table_of(name, chosen, steps, repeats))
     console.print(gromo.WHAT if gromo.available() else gromo.HOW)

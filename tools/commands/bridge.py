@@ -6,11 +6,9 @@ from pathlib import Path
 
 import click
 
-from keras_grow.tools.completion import LayerName
-from keras_grow.tools.errors import EXIT_CODES_HELP
-from keras_grow.tools.modelfile import check_output
-from keras_grow.tools.options import MODEL_FILE, common_options, model_options, start_backend
-from keras_grow.tools.surgery import (
+from keras_grow.tools.cli.completion import LayerName
+from keras_grow.tools.cli.errors import EXIT_CODES_HELP
+from keras_grow.tools.cli.growing import (
     batch_count,
     growth_options,
     load_for_surgery,
@@ -21,6 +19,8 @@ from keras_grow.tools.surgery import (
     read_data,
     save_if_same,
 )
+from keras_grow.tools.cli.options import MODEL_FILE, common_options, model_options, start_backend
+from keras_grow.tools.modelfile import check_output
 
 
 @click.command(

@@ -9,18 +9,17 @@ from pathlib import Path
 
 import click
 
-from keras_grow.tools.errors import EXIT_CODES_HELP, InputError
-from keras_grow.tools.options import common_options, start_backend
+from keras_grow.tools.cli.console import make_console
+from keras_grow.tools.cli.errors import EXIT_CODES_HELP, InputError
+from keras_grow.tools.cli.options import common_options, start_backend
+from keras_grow.tools.demo import FILES
 
 _NEEDED = {"sklearn": "scikit-learn", "matplotlib": "matplotlib"}
-_FILES = ("results.json", "loss.png", "grown.keras")
-
-
 _DEFAULT_FOLDER = Path("demo-out")
 
 
 def _earlier_files(folder: Path) -> list[str]:
-    return [name for name in _FILES if (folder / name).exists()]
+    return [name for name in FILES if (folder / name).exists()]
 
 
 def _free_folder() -> Path:
@@ -105,19 +104,18 @@ def command(out: Path | None, seeds: int, epochs: int, force: bool) -> None:
 def _run(out: Path, seeds: int, epochs: int, backend: str) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from keras_grow.tools import demo, demo_report
-    from keras_grow.tools.console import make_console
+    from keras_grow.tools.demo import experiment, report
 
     console = make_console()
-    settings = demo.Settings(epochs=epochs)
-    steps = demo.number_of_steps(settings)
+    settings = experiment.Settings(epochs=epochs)
+    steps = experiment.number_of_steps(settings)
     console.print(
         f"Handwritten digits, a conv net of {settings.small} channels growing to {settings.big}; "
-        f"{len(demo.WAYS)} trainings of {steps} steps, {seeds} "
+        f"{len(experiment.WAYS)} trainings of {steps} steps, {seeds} "
         f"seed{'s' if seeds > 1 else ''}; Keras on {backend}."
     )
     start = time.perf_counter()
-    results: list[demo.Result] = []
+    results: list[experiment.Result] = []
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -127,23 +125,23 @@ def _run(out: Path, seeds: int, epochs: int, backend: str) -> None:
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         for seed in range(seeds):
-            for way in demo.WAYS:
+            for way in experiment.WAYS:
                 title = f"seed {seed}  {way.title}"
                 task = progress.add_task(title, total=steps, loss="")
 
                 def on_step(step: int, loss: float, task: object = task) -> None:
                     progress.update(task, completed=step, loss=f"{loss:.4f}")  # type: ignore[arg-type]
 
-                model, result = demo.train(way, seed, settings, on_step)
+                model, result = experiment.train(way, seed, settings, on_step)
                 progress.update(task, loss=f"{result.loss:.4f}")
                 results.append(result)
                 if not console.is_terminal:  # a bar needs a terminal; a log gets lines
                     console.print(f"{title}: loss {result.loss:.4f}, {result.seconds:.1f} s")
                 if way.key == "gradmax" and seed == 0:
-                    demo_report.write_model(out, model)
+                    report.write_model(out, model)
     console.print()
-    console.print(demo_report.make_table(results, seeds, steps))
-    demo_report.write_results(out, results, settings)
-    demo_report.write_plot(out, results, batches_per_epoch=steps // epochs)
-    demo_report.print_next(console, out)
+    console.print(report.make_table(results, seeds, steps))
+    report.write_results(out, results, settings)
+    report.write_plot(out, results, batches_per_epoch=steps // epochs)
+    report.print_next(console, out)
     console.print(f"\nAll of it took {time.perf_counter() - start:.0f} s.")

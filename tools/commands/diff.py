@@ -8,10 +8,18 @@ from typing import Any
 
 import click
 
-from keras_grow.tools.errors import ANSWER_IS_NO, EXIT_CODES_HELP
+from keras_grow.tools.cli.console import make_console
+from keras_grow.tools.cli.errors import ANSWER_IS_NO, EXIT_CODES_HELP
+from keras_grow.tools.cli.options import (
+    MODEL_FILE,
+    common_options,
+    model_options,
+    start_backend,
+    trust,
+)
+from keras_grow.tools.model.parts import Part, parts_of
 from keras_grow.tools.modelfile import load_model
-from keras_grow.tools.options import MODEL_FILE, common_options, model_options, start_backend, trust
-from keras_grow.tools.structure import Part, parts_of
+from keras_grow.tools.words import count
 
 #: Named in the output of --json; it changes when a field changes its meaning or goes away.
 SCHEMA = "keras-grow/diff/1"
@@ -140,8 +148,6 @@ def _words(change: dict[str, Any]) -> list[str]:
 def _print(found: dict[str, Any], first: Path, second: Path) -> None:
     from rich.table import Table
     from rich.text import Text
-
-    from keras_grow.tools.console import count, make_console
 
     console = make_console()
     if found["same"]:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from keras_grow.tools.errors import EXIT_CODES_HELP, InputError, one_paragraph
-from keras_grow.tools.options import MODEL_FILE, common_options
+from keras_grow.tools.cli.console import make_console
+from keras_grow.tools.cli.errors import EXIT_CODES_HELP, InputError, one_paragraph
+from keras_grow.tools.cli.options import MODEL_FILE, common_options
+from keras_grow.tools.words import count
 
 if TYPE_CHECKING:
     from keras_grow.logs.events import GrowthEvent, SiteGrowth
@@ -35,8 +37,6 @@ def describe(path: Path, events: list[GrowthEvent], left_out: list[str]) -> dict
 def _print(path: Path, events: list[GrowthEvent]) -> None:
     from rich.table import Table
     from rich.text import Text
-
-    from keras_grow.tools.console import count, make_console
 
     console = make_console()
     if not events:

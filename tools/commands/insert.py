@@ -8,19 +8,9 @@ from typing import Any
 
 import click
 
-from keras_grow.tools.completion import LayerName
-from keras_grow.tools.errors import EXIT_CODES_HELP, InputError, one_paragraph
-from keras_grow.tools.modelfile import check_output
-from keras_grow.tools.modelfile.config import check_config, parse_config
-from keras_grow.tools.options import (
-    MODEL_FILE,
-    common_options,
-    model_options,
-    start_backend,
-    trust,
-)
-from keras_grow.tools.structure import parts_of
-from keras_grow.tools.surgery import (
+from keras_grow.tools.cli.completion import LayerName
+from keras_grow.tools.cli.errors import EXIT_CODES_HELP, InputError, one_paragraph
+from keras_grow.tools.cli.growing import (
     load_for_surgery,
     output_options,
     print_new_layers,
@@ -28,6 +18,16 @@ from keras_grow.tools.surgery import (
     read_data,
     save_if_same,
 )
+from keras_grow.tools.cli.options import (
+    MODEL_FILE,
+    common_options,
+    model_options,
+    start_backend,
+    trust,
+)
+from keras_grow.tools.model.parts import parts_of
+from keras_grow.tools.modelfile import check_output
+from keras_grow.tools.modelfile.config import check_config, parse_config
 
 _WHERE = Path("--layer")
 

@@ -8,10 +8,18 @@ from typing import Any
 
 import click
 
-from keras_grow.tools.errors import EXIT_CODES_HELP
+from keras_grow.tools.cli.console import make_console
+from keras_grow.tools.cli.errors import EXIT_CODES_HELP
+from keras_grow.tools.cli.options import (
+    MODEL_FILE,
+    common_options,
+    model_options,
+    start_backend,
+    trust,
+)
+from keras_grow.tools.model.picture import ENDINGS, check_drawing, graph_text, save_picture
 from keras_grow.tools.modelfile import check_output, load_model
-from keras_grow.tools.options import MODEL_FILE, common_options, model_options, start_backend, trust
-from keras_grow.tools.picture import ENDINGS, check_drawing, graph_text, save_picture
+from keras_grow.tools.words import count
 
 #: Named in the output of --json; it changes when a field changes its meaning or goes away.
 SCHEMA = "keras-grow/inspect/1"
@@ -72,8 +80,6 @@ def describe(model: Any, path: Path, sites: list[Any], refusals: list[Any]) -> d
 def _print(found: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
-
-    from keras_grow.tools.console import count, make_console
 
     console = make_console()
     model = found["model"]

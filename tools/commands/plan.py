@@ -6,10 +6,17 @@ from pathlib import Path
 
 import click
 
+from keras_grow.tools.cli.errors import EXIT_CODES_HELP
+from keras_grow.tools.cli.options import (
+    MODEL_FILE,
+    common_options,
+    model_options,
+    start_backend,
+    trust,
+)
 from keras_grow.tools.commands.widen import LayerWidth, alone_option, no_repeats
-from keras_grow.tools.errors import EXIT_CODES_HELP
 from keras_grow.tools.modelfile import load_model
-from keras_grow.tools.options import MODEL_FILE, common_options, model_options, start_backend, trust
+from keras_grow.tools.words import count
 
 
 @click.command(
@@ -43,7 +50,6 @@ def command(model: Path, widths: dict[str, int], form: str, alone: bool) -> None
     start_backend()
     before = load_model(model, trust=trust())
     import keras_grow as kg
-    from keras_grow.tools.console import count
 
     plan = kg.plan(before, widths, form=form, alone=alone)
     click.echo(str(plan))

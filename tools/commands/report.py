@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
-from keras_grow.tools.errors import EXIT_CODES_HELP, InputError
-from keras_grow.tools.logdirs import LOGDIRS, check_packages, read_logdirs
+from keras_grow.tools.cli.errors import EXIT_CODES_HELP, InputError
+from keras_grow.tools.cli.logdirs import LOGDIRS, check_packages, read_logdirs
+from keras_grow.tools.cli.options import common_options
+from keras_grow.tools.drawings import PAGE_SMOOTHING
 from keras_grow.tools.modelfile.writing import check_output, write_file
-from keras_grow.tools.options import common_options
 
 _ENDINGS = (".html", ".htm")
 
@@ -32,7 +33,7 @@ Examples:
 @click.option("--title", default="Growth report", show_default=True, help="Heading of the page.")
 @click.option("--run", "pattern", metavar="REGEX", help="Only runs whose name this matches.")
 @click.option(
-    "--smoothing", type=click.FloatRange(0, 1), default=0.6, show_default=True,
+    "--smoothing", type=click.FloatRange(0, 1), default=PAGE_SMOOTHING, show_default=True,
     help="Of the loss, as in TensorBoard.",
 )  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
@@ -56,7 +57,7 @@ def command(
     runs = read_logdirs(logdirs, pattern)
     if not any(run.growths or run.scalars for run in runs):
         raise InputError("Nothing has been logged in these runs yet.")
-    from keras_grow.tools.report import build
+    from keras_grow.tools.report.page import build
 
     page = build(runs, title, ", ".join(str(one) for one in logdirs), smoothing)
     write_file(output, lambda path: path.write_text(page, encoding="utf-8"), force, _ENDINGS)

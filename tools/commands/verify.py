@@ -7,9 +7,15 @@ from typing import Any
 
 import click
 
-from keras_grow.tools.errors import ANSWER_IS_NO, EXIT_CODES_HELP
+from keras_grow.tools.cli.errors import ANSWER_IS_NO, EXIT_CODES_HELP
+from keras_grow.tools.cli.options import (
+    MODEL_FILE,
+    common_options,
+    model_options,
+    start_backend,
+    trust,
+)
 from keras_grow.tools.modelfile import load_model
-from keras_grow.tools.options import MODEL_FILE, common_options, model_options, start_backend, trust
 
 
 @click.command(

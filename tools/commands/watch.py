@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from keras_grow.tools.errors import EXIT_CODES_HELP, InputError, one_paragraph
-from keras_grow.tools.logdirs import LOGDIRS, check_folder, checked_pattern, named
-from keras_grow.tools.options import common_options
+from keras_grow.tools.cli.console import make_console
+from keras_grow.tools.cli.errors import EXIT_CODES_HELP, InputError, one_paragraph
+from keras_grow.tools.cli.logdirs import LOGDIRS, check_folder, checked_pattern, named
+from keras_grow.tools.cli.options import common_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,7 +48,6 @@ def command(logdirs: tuple[Path, ...], once: bool, interval: float, pattern: str
     for one in logdirs:
         check_folder(one)
     from keras_grow.logs.reading import Follower
-    from keras_grow.tools.console import make_console
 
     followers = [(one, Follower(one)) for one in logdirs]
 
@@ -75,7 +75,7 @@ def command(logdirs: tuple[Path, ...], once: bool, interval: float, pattern: str
 
 
 def _view(runs: list[Run], logdirs: tuple[Path, ...], console: Console, live: bool) -> Any:
-    from keras_grow.tools.watch import view
+    from keras_grow.tools.report.watch import view
 
     height = console.height if live else None
     return view(runs, logdirs, console.width, height, _unicode(console))

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import plotly.graph_objects as go
 
-from keras_grow.tools.figures.theme import ACCENT, NEUTRAL, NEW, Draft, Look, dress
+from keras_grow.tools.drawings import Style
+from keras_grow.tools.figures.theme import ACCENT, NEUTRAL, NEW, Draft, dress
 
 if TYPE_CHECKING:  # figures are drawn without Keras
     from keras_grow.training.trial import GrowthCheck
@@ -23,7 +24,7 @@ def check(found: GrowthCheck, *, log: bool = False, theme: str = "light") -> go.
         log: whether the axis of the loss is logarithmic.
         theme: "light" or "dark".
     """
-    look = Look("step", 0.0, log, theme, None)
+    style = Style(log=log, theme=theme)
     draft = Draft([1.0])
     epochs = 0
     for arm in _COLORS:
@@ -75,4 +76,4 @@ def check(found: GrowthCheck, *, log: bool = False, theme: str = "light") -> go.
     ]
     if not np.isnan(found.closed):
         notes.append(f"Growing closes {found.closed:.0%} of the gap between small and big.")
-    return dress(draft, look, "Does growing help?", notes)
+    return dress(draft, style, "Does growing help?", notes)

@@ -3,14 +3,16 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Unpack
 
 import numpy as np
 import plotly.graph_objects as go
 
 from keras_grow.errors import GrowthError, check_whole, nearest
 from keras_grow.logs.runs import GrowthSummary, Run, Series
+from keras_grow.tools.drawings import Options, Style, with_options
 from keras_grow.tools.figures.axes import XAxis, changes, evenly, log_axis, smoothed
-from keras_grow.tools.figures.theme import NEUTRAL, Draft, Look, dress, empty, text
+from keras_grow.tools.figures.theme import NEUTRAL, Draft, dress, empty, line_styles, text
 from keras_grow.tools.figures.timeline import describe, legend_place, metric_of
 from keras_grow.tools.words import plural, shortened
 
@@ -44,15 +46,11 @@ def _level(series: Series, step: float, window: int = _WINDOW) -> float:
     return float(values.mean()) if len(values) else math.nan
 
 
+@with_options
 def tradeoff(
     runs: Iterable[Run],
     metric: str = "loss",
-    *,
-    x: str = "parameters",
-    smoothing: float = 0.0,
-    log: bool = False,
-    theme: str = "light",
-    among: Iterable[str] | None = None,
+    **options: Unpack[Options],
 ) -> go.Figure:
     """A metric against what it cost, of all runs: small marks before each growth, the end large.
 
@@ -65,27 +63,27 @@ def tradeoff(
     Raises:
         GrowthError: no run has that metric, or an option is none that there is.
     """
-    look = Look(x, smoothing, log, theme, among)
+    style = Style.of("tradeoff", options)
     runs = list(runs)
-    axis = XAxis.of(x, runs)
-    title = f"Runs compared: {metric} against {_cost(x)}"
+    axis = XAxis.of(style.x, runs)
+    title = f"Runs compared: {metric} against {_cost(style.x)}"
     series = _known(runs, metric)
     if not series:
-        return empty(f"No run has logged '{shortened(metric, 60)}' yet.", look, title)
-    styles = look.styles(run.name for run in runs)
+        return empty(f"No run has logged '{shortened(metric, 60)}' yet.", style, title)
+    styles = line_styles((run.name for run in runs), style.among)
     traces, ends, unknown = [], [], []
     for run in runs:
         if run.name not in series:
             unknown.append(run.name)
             continue
-        one, style = series[run.name], styles[run.name]
-        values = smoothed(one.values, smoothing)
+        one, line_style = series[run.name], styles[run.name]
+        values = smoothed(one.values, style.smoothing)
         eased = Series(one.steps, one.times, values)
         grown = changes(run)
         grown = [grown[i] for i in evenly(len(grown), 200)]
         steps = np.array([*(g.step for g in grown), one.steps[-1]], float)
         steps = steps[steps >= one.steps[0]]
-        heights = np.array([_level(eased, s, 1 if smoothing else _WINDOW) for s in steps])
+        heights = np.array([_level(eased, s, 1 if style.smoothing else _WINDOW) for s in steps])
         places = axis.steps(run, steps)
         if not np.isfinite(places).any():
             unknown.append(run.name)
@@ -100,25 +98,25 @@ def tradeoff(
                 "x": places,
                 "y": heights,
                 "customdata": steps,
-                "line": {"color": style.color, "dash": style.dash, "width": 1.5},
+                "line": {"color": line_style.color, "dash": line_style.dash, "width": 1.5},
                 "marker": {
-                    "color": style.color,
+                    "color": line_style.color,
                     "size": sizes,
                     "opacity": 1,
                     "line": {"width": 1, "color": "#ffffff"},
                 },
                 "name": name,
                 "hovertemplate": f"<b>{name}</b><br>step %{{customdata:,d}}<br>"
-                f"{text(metric, 30)} %{{y:.4g}}<br>{_cost(x)} %{{x:.4~s}}<extra></extra>",
+                f"{text(metric, 30)} %{{y:.4g}}<br>{_cost(style.x)} %{{x:.4~s}}<extra></extra>",
                 "meta": {"run": run.name, "what": "tradeoff"},
             }
         )
         ends.append((float(places[-1]), float(heights[-1]), run.name))
     if not traces:
-        return empty(f"These runs do not tell of their {_cost(x)}.", look, title)
+        return empty(f"These runs do not tell of their {_cost(style.x)}.", style, title)
     draft = Draft()
     draft.add(*traces)
-    for place, height, name in _apart(ends, traces, log):
+    for place, height, name in _apart(ends, traces, style.log):
         draft.annotate(
             x=place,
             y=height,
@@ -133,10 +131,10 @@ def tradeoff(
         notes.append(f"Not shown, for want of data: {_list(unknown)}.")
     draft.axis("xaxis", **axis.layout)
     draft.axis("yaxis", title={"text": text(metric, 30)})
-    if log:
+    if style.log:
         draft.axis("xaxis", type="log")
         draft.axis("yaxis", **log_axis([trace["y"] for trace in traces]))
-    return dress(draft, look, title, notes, 480, legend=legend_place(len(traces), -0.16))
+    return dress(draft, style, title, notes, 480, legend=legend_place(len(traces), -0.16))
 
 
 def _apart(
@@ -264,16 +262,13 @@ def _slope(series: Series, part: slice) -> float:
     return float(steps @ values / (steps @ steps))
 
 
+@with_options
 def gain(
     runs: Iterable[Run],
     metric: str = "loss",
     *,
     steps: int = 100,
-    x: str = "step",
-    smoothing: float = 0.0,
-    log: bool = False,
-    theme: str = "light",
-    among: Iterable[str] | None = None,
+    **options: Unpack[Options],
 ) -> go.Figure:
     """What each growth brought, by method: the metric before and after, and its slopes.
 
@@ -286,7 +281,7 @@ def gain(
     Raises:
         GrowthError: no run has that metric, or an option is none that there is.
     """
-    look = Look(x, smoothing, log, theme, among)
+    style = Style.of("gain", options)
     check_whole("steps", steps, 1)
     runs = list(runs)
     title = f"What growing brought: {metric} before, and {steps} steps after"
@@ -296,10 +291,10 @@ def gain(
     shown = sum(len(one) for one in found.values())
     total = sum(bool(g.sites) for run in runs if found[run.name] for g in changes(run))
     if not shown:
-        return empty(f"No growth has been followed by '{shortened(metric, 60)}' yet.", look, title)
+        return empty(f"No growth has been followed by '{shortened(metric, 60)}' yet.", style, title)
     methods = list(dict.fromkeys(g.method for one in found.values() for g in one))
-    styles = look.styles(run.name for run in runs)
-    axis = XAxis.of(x, runs)
+    styles = line_styles((run.name for run in runs), style.among)
+    axis = XAxis.of(style.x, runs)
     draft = Draft()
     draft.axis("xaxis", domain=[0, 0.46])
     draft.axis("xaxis2", domain=[0.56, 1.0], anchor="y2")
@@ -378,7 +373,7 @@ def gain(
     draft.axis("xaxis2", title={"text": f"{per}, before"})
     draft.axis("yaxis2", title={"text": f"{per}, after"})
     entries = len(runs) + (len(methods) if len(methods) > 1 else 0)
-    return dress(draft, look, title, notes, 460, legend=legend_place(entries, -0.18))
+    return dress(draft, style, title, notes, 460, legend=legend_place(entries, -0.18))
 
 
 def _told(run: Run, one: Gain, metric: str) -> str:

@@ -1,16 +1,17 @@
 """What did growing cost?"""
 
 from collections.abc import Iterable
+from typing import Unpack
 
 import numpy as np
 import plotly.graph_objects as go
 
 from keras_grow.logs.runs import GrowthSummary, Run
-from keras_grow.tools.console import count
+from keras_grow.tools.drawings import Options, Style, with_options
 from keras_grow.tools.figures.axes import XAxis, evenly
-from keras_grow.tools.figures.theme import Draft, Look, dress, empty, text
+from keras_grow.tools.figures.theme import Draft, dress, empty, line_styles, text
 from keras_grow.tools.figures.timeline import legend_place
-from keras_grow.tools.words import plural, seconds
+from keras_grow.tools.words import count, plural, seconds
 
 #: Always the same colour for the same work, in the order in which it is done.
 PHASES = {
@@ -26,14 +27,10 @@ _OTHER = "#7f858c"
 _BARS, _GROUPS = 400, 40
 
 
+@with_options
 def costs(
     runs: Iterable[Run],
-    *,
-    x: str = "step",
-    smoothing: float = 0.0,
-    log: bool = False,
-    theme: str = "light",
-    among: Iterable[str] | None = None,
+    **options: Unpack[Options],
 ) -> go.Figure:
     """Seconds of every growth by what was done, and what it made of parameters and FLOPs.
 
@@ -45,13 +42,13 @@ def costs(
         log: whether the axes of parameters and FLOPs are logarithmic.
         smoothing: changes nothing here.
     """
-    look = Look(x, smoothing, log, theme, among)
+    style = Style.of("costs", options)
     runs = list(runs)
     title = "Cost of growing"
     timed = [run for run in runs if run.growths]
     if not timed:
-        return empty("No growth has been logged yet.", look, title)
-    return _one(timed[0], look) if len(timed) == 1 else _several(timed, look)
+        return empty("No growth has been logged yet.", style, title)
+    return _one(timed[0], style) if len(timed) == 1 else _several(timed, style)
 
 
 def _phases(growths: list[GrowthSummary]) -> list[str]:
@@ -59,11 +56,11 @@ def _phases(growths: list[GrowthSummary]) -> list[str]:
     return [p for p in PHASES if p in known] + sorted(known - set(PHASES))
 
 
-def _one(run: Run, look: Look) -> go.Figure:
+def _one(run: Run, style: Style) -> go.Figure:
     draft = Draft([0.5, 0.25, 0.25], gap=0.06)
     kept = evenly(len(run.growths), _BARS)
     growths = [run.growths[i] for i in kept]
-    axis = XAxis.of(look.x, [run])
+    axis = XAxis.of(style.x, [run])
     numbers = np.arange(1, len(growths) + 1)
     labels = [axis.label(value) for value in axis.growths(run, growths)]
     for phase in _phases(growths):
@@ -81,7 +78,7 @@ def _one(run: Run, look: Look) -> go.Figure:
                 "row": 1,
             },
         )
-    color = look.styles([run.name])[run.name].color
+    color = line_styles([run.name], style.among)[run.name].color
     for row, what, word in ((2, "parameters", "parameters"), (3, "flops", "FLOPs")):
         before = np.array([getattr(g, f"{what}_before") for g in growths], float)
         after = np.array([getattr(g, f"{what}_after") for g in growths], float)
@@ -125,10 +122,10 @@ def _one(run: Run, look: Look) -> go.Figure:
     title = f"Growths, by {axis.title[0].lower()}{axis.title[1:]}"
     draft.axis("xaxis3", title={"text": title})
     draft.axis("yaxis", title={"text": "Seconds"})
-    _sizes(draft, look)
+    _sizes(draft, style)
     return dress(
         draft,
-        look,
+        style,
         f"Cost of growing {run.name}",
         notes,
         600,
@@ -138,19 +135,19 @@ def _one(run: Run, look: Look) -> go.Figure:
     )
 
 
-def _sizes(draft: Draft, look: Look) -> None:
+def _sizes(draft: Draft, style: Style) -> None:
     """Axes of the two lower rows."""
     for name, title in (("yaxis2", "Parameters"), ("yaxis3", "FLOPs")):
         draft.axis(name, title={"text": title}, tickformat="~s")
-        if look.log:
+        if style.log:
             draft.axis(name, type="log", tickformat=".2~s", nticks=6)
 
 
-def _several(runs: list[Run], look: Look) -> go.Figure:
+def _several(runs: list[Run], style: Style) -> go.Figure:
     order = list(reversed(runs))[:_GROUPS]
     draft = Draft([0.3 + 0.012 * len(order), 0.3, 0.3], gap=0.1, shared=False)
-    axis = XAxis.of(look.x, runs)
-    styles = look.styles(run.name for run in runs)
+    axis = XAxis.of(style.x, runs)
+    styles = line_styles((run.name for run in runs), style.among)
     growths = [growth for run in runs for growth in run.growths]
     places = np.arange(len(order))
     for phase in _phases(growths):
@@ -172,7 +169,7 @@ def _several(runs: list[Run], look: Look) -> go.Figure:
         )
     for row, what, word in ((2, "parameters", "parameters"), (3, "flops", "FLOPs")):
         for run in runs:
-            style = styles[run.name]
+            line_style = styles[run.name]
             own = run.growths
             at = axis.growths(run, own)
             sizes = np.array([getattr(g, f"{what}_before") for g in own[:1]], float)
@@ -188,9 +185,10 @@ def _several(runs: list[Run], look: Look) -> go.Figure:
                     "x": np.append(axis.steps(run, np.zeros(1)), at),
                     "y": sizes,
                     "line": {
-                        "shape": "hv", "color": style.color, "dash": style.dash, "width": 2,
+                        "shape": "hv", "width": 2,
+                        "color": line_style.color, "dash": line_style.dash,
                     },
-                    "marker": {"color": style.color, "size": 5},
+                    "marker": {"color": line_style.color, "size": 5},
                     "name": name,
                     "legendgroup": text(run.name, 400),
                     "showlegend": row == 2,
@@ -208,10 +206,10 @@ def _several(runs: list[Run], look: Look) -> go.Figure:
     draft.axis("xaxis", title={"text": "Seconds of one growth"})
     draft.axis("xaxis2", **{**axis.layout, "title": {"text": ""}}, matches="x3")
     draft.axis("xaxis3", **axis.layout)
-    _sizes(draft, look)
+    _sizes(draft, style)
     return dress(
         draft,
-        look,
+        style,
         "Cost of growing",
         notes,
         600 + 18 * len(order),

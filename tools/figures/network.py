@@ -2,57 +2,36 @@
 
 import math
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from typing import Unpack
 
 import numpy as np
 import plotly.graph_objects as go
 
-from keras_grow.logs.networks import Node
 from keras_grow.logs.runs import Run
-from keras_grow.tools.figures.axes import changes, evenly
+from keras_grow.tools.drawings import Options, Style, with_options
+from keras_grow.tools.figures.axes import evenly
 from keras_grow.tools.figures.layout import Route, arrange
-from keras_grow.tools.figures.theme import ACCENT, NEUTRAL, Draft, Look, dress, empty, text
-from keras_grow.tools.figures.widths import Widths
+from keras_grow.tools.figures.network_story import Story, blocks
+from keras_grow.tools.figures.theme import ACCENT, NEUTRAL, Draft, dress, empty, text
 from keras_grow.tools.words import shortened
 
 #: Steps of the slider, and nodes that are drawn at all.
 _FRAMES, _NODES = 60, 1_500
 
 _MARKUP = re.compile(r"</?b>|&[#a-z0-9]+;?")
-_NORMALIZING = re.compile(r"Normalization$|^PReLU$")
 #: What the colours of bars mean, by number.
 _COLORS = ("rgba(127,133,140,0.5)", "#667b9c", "#10a2b6", ACCENT, "#e52592")
 _WORDS = ("cannot grow", "width at the start", "grown earlier", "grown at this step", "new layer")
 _FIXED, _SAME, _EARLIER, _NOW, _NEW = range(5)
 
 
-@dataclass
-class _Group:
-    """A layer with what follows it and only passes its channels on.
-
-    Attributes:
-        path, kind: of the layer.
-        followers: the kinds that follow.
-        merges: whether it joins several, or has no weights: such are drawn thin.
-    """
-
-    path: str
-    kind: str
-    followers: list[str] = field(default_factory=list)
-    merges: bool = False
-
-
+@with_options
 def network(
     run: Run,
     step: int | None = None,
     *,
     slider: bool = True,
-    x: str = "step",
-    smoothing: float = 0.0,
-    log: bool = False,
-    theme: str = "light",
-    among: Iterable[str] | None = None,
+    **options: Unpack[Options],
 ) -> go.Figure:
     """The layers of a network from top to bottom, each a bar as long as the root of its width.
 
@@ -67,154 +46,18 @@ def network(
         theme: "light" or "dark".
         x, smoothing, among: change nothing here.
     """
-    look = Look(x, smoothing, log, theme, among)
+    style = Style.of("network", options)
     title = f"The network of {shortened(run.name, 50)}"
     if not run.networks or not any(one.nodes for one in run.networks):
-        return empty("This run has not logged what its network looks like.", look, title)
-    story = _Story(run)
+        return empty("This run has not logged what its network looks like.", style, title)
+    story = Story(run)
     if len(story.groups) > _NODES:
         return empty(
             f"The network has {len(story.groups):,} layers, more than can be drawn ({_NODES:,}).",
-            look,
+            style,
             title,
         )
-    return _Drawing(story, look).figure(title, step, slider)
-
-
-# --- what there is at which step ----------------------------------------------------------------
-
-
-class _Story:
-    """A run's networks as one graph, and how wide its layers were at each step.
-
-    Attributes:
-        groups: what is drawn.
-        edges: between groups, of all versions.
-        steps: 0 and all steps at which something grew.
-    """
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.versions = sorted((n for n in run.networks if n.nodes), key=lambda n: n.step)
-        index: dict[str, int] = {}
-        nodes: list[Node] = []
-        links: list[tuple[int, int]] = []
-        self._links: list[set[tuple[int, int]]] = []
-        for version in self.versions:
-            own = []
-            for node in version.nodes:
-                if node.path not in index:
-                    index[node.path] = len(nodes)
-                    nodes.append(node)
-                own.append(index[node.path])
-            good = [
-                (own[a], own[b])
-                for a, b in version.edges
-                if 0 <= a < len(own) and 0 <= b < len(own) and own[a] != own[b]
-            ]
-            self._links.append(set(good))
-            links += good
-        links = list(dict.fromkeys(links))
-        self.groups, self._group_of = _folded(nodes, links)
-        self._nodes_of: list[dict[str, Node]] = [
-            {node.path: node for node in version.nodes} for version in self.versions
-        ]
-        self.edges = list(
-            dict.fromkeys(
-                (self._group_of[a], self._group_of[b])
-                for a, b in links
-                if self._group_of[a] != self._group_of[b]
-            )
-        )
-        self.widths = Widths(run)
-        grown = [g.step for g in changes(run) if g.sites]
-        inserted = [v.step for v in self.versions[1:]]
-        self.steps = sorted({0, *grown, *inserted})
-
-    def version(self, step: int) -> int:
-        """Number of the network as it was after what grew at `step`."""
-        there = [i for i, one in enumerate(self.versions) if one.step <= step]
-        return there[-1] if there else 0
-
-    def edges_at(self, step: int) -> set[tuple[int, int]]:
-        """Edges between groups in the network of that time."""
-        return {
-            (self._group_of[a], self._group_of[b])
-            for a, b in self._links[self.version(step)]
-            if self._group_of[a] != self._group_of[b]
-        }
-
-    def grows(self, path: str) -> bool:
-        """Whether it could grow in any version."""
-        return any(path in own and own[path].site is not None for own in self._nodes_of)
-
-    def table(self, steps: list[int]) -> np.ndarray:
-        """Channels of every group after each of `steps`, (steps, groups); NaN for none known.
-
-        0 where a layer was not there yet.
-        """
-        known = set(self.widths.names)
-        now = {site: self.widths.at(site, np.array(steps, float)) for site in known}
-        version_of = np.array([self.version(step) for step in steps])
-        table = np.zeros((len(steps), len(self.groups)))
-        for version in np.unique(version_of):
-            rows = version_of == version
-            own, start = self._nodes_of[version], self.versions[version].step
-            for column, group in enumerate(self.groups):
-                node = own.get(group.path)
-                if node is None:
-                    continue
-                table[rows, column] = math.nan if node.width is None else node.width
-                if node.site in known and node.width is not None:
-                    # By the site's widths, of which this may be a multiple.
-                    ratio = now[node.site][rows] / (self._width(node.site, start) or math.nan)
-                    ratio = np.where(np.isfinite(ratio), ratio, 1.0)
-                    table[rows, column] = np.round(node.width * ratio)
-        return table
-
-    def _width(self, site: str, step: int) -> float:
-        width = float(self.widths.at(site, np.array([step]))[0])
-        return width if math.isfinite(width) else self.widths.first(site)
-
-
-def _folded(nodes: list[Node], links: list[tuple[int, int]]) -> tuple[list[_Group], list[int]]:
-    """Groups of nodes, and the group of each node."""
-    before: list[set[int]] = [set() for _ in nodes]
-    for source, target in links:
-        before[target].add(source)
-    group_of = [-1] * len(nodes)
-    groups: list[_Group] = []
-
-    def visit(number: int) -> int:
-        # Predecessors may stand behind in the list: of layers that were inserted later.
-        stack = [number]
-        while stack:
-            at = stack[-1]
-            node, sources = nodes[at], before[at]
-            passing = not node.parameters or _NORMALIZING.search(node.kind)
-            if group_of[at] >= 0:
-                stack.pop()
-            elif passing and len(sources) == 1:
-                (source,) = sources
-                if group_of[source] >= 0:
-                    groups[group_of[source]].followers.append(node.kind)
-                    group_of[at] = group_of[source]
-                    stack.pop()
-                elif source in stack:  # a circle
-                    groups.append(_Group(node.path, node.kind, merges=True))
-                    group_of[at] = len(groups) - 1
-                    stack.pop()
-                else:
-                    stack.append(source)
-            else:
-                groups.append(_Group(node.path, node.kind, merges=bool(passing)))
-                group_of[at] = len(groups) - 1
-                stack.pop()
-        return group_of[number]
-
-    for number in range(len(nodes)):
-        visit(number)
-    return groups, group_of
+    return _Picture(story, style).figure(title, step, slider)
 
 
 # --- the picture --------------------------------------------------------------------------------
@@ -225,15 +68,11 @@ _THIN_ROW, _HALF, _LABEL = 0.6, 0.42, 0.46
 _PITCH, _ARC, _ARCS, _LABELS, _BLOCKS = 0.95, 0.03, 0.06, 0.95, 0.32
 #: A page of usual width and a character of a label, in pixels.
 _PAGE, _CHARACTER = 820, 6.8
-_BLOCK = re.compile(
-    r"^(.*?(?:block|stage|layer|stack|module|cell|mixed|group|unit)_?\d+[a-z]?)(_\d+)?(?=[_/]|$)",
-    re.IGNORECASE,
-)
 
 
-class _Drawing:
-    def __init__(self, story: _Story, look: Look) -> None:
-        self.story, self.look = story, look
+class _Picture:
+    def __init__(self, story: Story, style: Style) -> None:
+        self.story, self.style = story, style
         self.layout = arrange(len(story.groups), story.edges)
         self.lanes = max(self.layout.lanes) + 1
         ranks = max(self.layout.ranks) + 1
@@ -285,7 +124,7 @@ class _Drawing:
         draft.add(edges, *self._bars(states[shown], start, longest), *self._keys(states))
         if not story.widths.names:
             notes.append("Widths over time are not known; these are of the start.")
-        how = "logarithm" if self.look.log else "root"
+        how = "logarithm" if self.style.log else "root"
         notes.append(f"Bars are as long as the {how} of the number of channels.")
         left, right = self.left, self.right
         self._bands(draft, left + 0.01)
@@ -306,7 +145,7 @@ class _Drawing:
         below = 84 if controls else 16
         return dress(
             draft,
-            self.look,
+            self.style,
             title,
             notes,
             int(self.height * self.pixels) + 90 + below,
@@ -326,7 +165,7 @@ class _Drawing:
 
     def _length(self, widths: np.ndarray | float) -> np.ndarray:
         widths = np.maximum(np.nan_to_num(np.asarray(widths, float), nan=1.0), 0.0)
-        return np.log1p(widths) if self.look.log else np.sqrt(widths)
+        return np.log1p(widths) if self.style.log else np.sqrt(widths)
 
     def _state(
         self, now: np.ndarray, before: np.ndarray, start: np.ndarray, longest: np.ndarray, step: int
@@ -599,35 +438,6 @@ def _row_text(parts: list[str], limit: int) -> str:
 def state_half(state: dict) -> np.ndarray:
     """Half the length of each bar."""
     return np.asarray(state["x"]) / 2
-
-
-def blocks(paths: list[str]) -> list[tuple[str, int, int]]:
-    """Runs of two or more layers in a row whose names say that they are one block.
-
-    Returns:
-        The block's name, and the first and the last of its layers.
-    """
-
-    def keys(path: str) -> tuple[str, str]:
-        found = _BLOCK.match(path)
-        if found:
-            return found.group(0), found.group(1)
-        folder = path.rpartition("/")[0]
-        return folder, folder
-
-    both = [keys(path) for path in paths]
-    chosen: list[str] = []
-    for number, (long, short) in enumerate(both):
-        near = [both[i][0] for i in (number - 1, number + 1) if 0 <= i < len(both)]
-        chosen.append(long if long in near else short)
-    found = []
-    start = 0
-    for end in range(1, len(paths) + 1):
-        if end == len(paths) or chosen[end] != chosen[start]:
-            if chosen[start] and end - start > 1:
-                found.append((chosen[start], start, end - 1))
-            start = end
-    return found
 
 
 def _controls(steps: list[int], shown: int) -> dict:

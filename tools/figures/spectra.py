@@ -1,7 +1,7 @@
 """Why there? What the gradients said of every layer that grew."""
 
 import math
-from collections.abc import Iterable
+from typing import Unpack
 
 import numpy as np
 import plotly.graph_objects as go
@@ -10,8 +10,9 @@ from plotly.colors import sample_colorscale
 from keras_grow.errors import GrowthError, nearest
 from keras_grow.logs.events import SiteGrowth
 from keras_grow.logs.runs import Run
+from keras_grow.tools.drawings import Options, Style, with_options
 from keras_grow.tools.figures.axes import XAxis, evenly, log_axis
-from keras_grow.tools.figures.theme import ACCENT, NEUTRAL, ORDER, Draft, Look, dress, empty, text
+from keras_grow.tools.figures.theme import ACCENT, NEUTRAL, ORDER, Draft, dress, empty, text
 from keras_grow.tools.words import plural, shortened
 
 _LINES, _ROWS = 60, 60
@@ -55,16 +56,12 @@ def _site(run: Run, step: int, sites: list[SiteGrowth], name: str | None) -> Sit
     )
 
 
+@with_options
 def spectrum(
     run: Run,
     step: int | None = None,
     site: str | None = None,
-    *,
-    x: str = "step",
-    smoothing: float = 0.0,
-    log: bool = False,
-    theme: str = "light",
-    among: Iterable[str] | None = None,
+    **options: Unpack[Options],
 ) -> go.Figure:
     """The singular values of a layer's gradient matrix at a growth, kept ones and the rest.
 
@@ -79,11 +76,11 @@ def spectrum(
     Raises:
         GrowthError: the run did not grow there.
     """
-    look = Look(x, smoothing, log, theme, among)
+    style = Style.of("spectrum", options)
     step, sites = sites_at(run, step)
     one = _site(run, step, sites, site)
     if one is None:
-        return empty("Nothing is known of what grew at this step.", look, "Spectrum")
+        return empty("Nothing is known of what grew at this step.", style, "Spectrum")
     title = f"Spectrum of {shortened(one.name, 50)} at step {step:,}"
     values = np.array(one.singular_values, float)
     values = np.where(np.isfinite(values), values, np.nan)
@@ -91,7 +88,7 @@ def spectrum(
         return empty(
             f"{shortened(one.name, 60)} grew by {shortened(one.method, 40)}, which computed no "
             "singular values.",
-            look,
+            style,
             title,
         )
     kept = min(max(one.width_after - one.width_before, 0), len(values))
@@ -149,19 +146,15 @@ def spectrum(
     draft.axis("xaxis", title={"text": "Direction, largest first"}, showgrid=False, tickformat="d")
     if len(values) <= 12:
         draft.axis("xaxis", dtick=1)
-    draft.axis("yaxis", title={"text": "Singular value"}, **_maybe_log(log, [values]))
-    return dress(draft, look, title, notes, 400, bargap=0.12, legend=_inside())
+    draft.axis("yaxis", title={"text": "Singular value"}, **_maybe_log(style.log, [values]))
+    return dress(draft, style, title, notes, 400, bargap=0.12, legend=_inside())
 
 
+@with_options
 def spectra(
     run: Run,
     site: str | None = None,
-    *,
-    x: str = "step",
-    smoothing: float = 0.0,
-    log: bool = True,
-    theme: str = "light",
-    among: Iterable[str] | None = None,
+    **options: Unpack[Options],
 ) -> go.Figure:
     """A layer's spectra at all its growths, first to last by colour; dots are what was kept.
 
@@ -176,13 +169,13 @@ def spectra(
     Raises:
         GrowthError: nothing of that name grew.
     """
-    look = Look(x, smoothing, log, theme, among)
+    style = Style.of("spectra", options)
     found: dict[str, list[tuple[int, SiteGrowth]]] = {}
     for step in sorted(run.sites):
         for one in run.sites[step]:
             found.setdefault(one.name, []).append((step, one))
     if not found:
-        return empty("Nothing is known of what grew in this run.", look, "Spectra over time")
+        return empty("Nothing is known of what grew in this run.", style, "Spectra over time")
     if site is None:
         site = max(found, key=lambda name: sum(bool(s.singular_values) for _, s in found[name]))
     if site not in found:
@@ -194,10 +187,12 @@ def spectra(
     events = [(step, one) for step, one in found[site] if one.singular_values]
     if not events:
         return empty(
-            f"{shortened(site, 60)} grew by a method that computes no singular values.", look, title
+            f"{shortened(site, 60)} grew by a method that computes no singular values.",
+            style,
+            title,
         )
     shown = [events[i] for i in evenly(len(events), _LINES)]
-    axis = XAxis.of(x, [run])
+    axis = XAxis.of(style.x, [run])
     places = axis.steps(run, np.array([step for step, _ in shown], float))
     if not np.isfinite(places).all():
         axis = XAxis("step")
@@ -264,19 +259,15 @@ def spectra(
         notes.append(f"{len(shown)} of {plural(len(events), 'growth')} are shown.")
     draft.axis("xaxis", title={"text": "Direction, largest first"}, tickformat="d")
     drawn = [np.array(one.singular_values, float) for _, one in shown]
-    draft.axis("yaxis", title={"text": "Singular value"}, **_maybe_log(log, drawn))
-    return dress(draft, look, title, notes, 440)
+    draft.axis("yaxis", title={"text": "Singular value"}, **_maybe_log(style.log, drawn))
+    return dress(draft, style, title, notes, 440)
 
 
+@with_options
 def gradients(
     run: Run,
     step: int | None = None,
-    *,
-    x: str = "step",
-    smoothing: float = 0.0,
-    log: bool = False,
-    theme: str = "light",
-    among: Iterable[str] | None = None,
+    **options: Unpack[Options],
 ) -> go.Figure:
     """Norm of the loss gradient by each layer that grew, before and after.
 
@@ -293,7 +284,7 @@ def gradients(
     Raises:
         GrowthError: the run did not grow at that step.
     """
-    look = Look(x, smoothing, log, theme, among)
+    style = Style.of("gradients", options)
     step, sites = sites_at(run, step)
     title = f"Gradient by layer at step {step:,}, before and after the growth"
     known = [s for s in sites if s.gradient_norm is not None and math.isfinite(s.gradient_norm)]
@@ -302,7 +293,7 @@ def gradients(
             "No gradients are known of this growth: its method computes none."
             if sites
             else "Nothing is known of what grew at this step.",
-            look,
+            style,
             title,
         )
     notes = []
@@ -368,12 +359,14 @@ def gradients(
         zeroline=False,
     )
     draft.axis(
-        "xaxis", title={"text": "Norm of the gradient of the loss"}, **_maybe_log(log, [old, after])
+        "xaxis",
+        title={"text": "Norm of the gradient of the loss"},
+        **_maybe_log(style.log, [old, after]),
     )
-    if not log:
+    if not style.log:
         draft.axis("xaxis", rangemode="tozero")
     height = 150 + 24 * max(len(known), 4)
-    return dress(draft, look, title, notes, height, legend=_below(known))
+    return dress(draft, style, title, notes, height, legend=_below(known))
 
 
 def _maybe_log(log: bool, values: list[np.ndarray]) -> dict:

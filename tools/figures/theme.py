@@ -14,10 +14,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from keras_grow.errors import GrowthError, nearest
+from keras_grow.tools.drawings import THEMES, Style, check_choice
 from keras_grow.tools.words import shortened
-
-THEMES = ("light", "dark")
 
 #: TensorBoard's colours of runs, moved in lightness to 3:1 on white and on its dark grey.
 PALETTE = ("#667b9c", "#10a2b6", "#e52592", "#c58700", "#a250e9", "#70a13b", "#e8710a")
@@ -61,14 +59,14 @@ def text(value: object, limit: int = 60) -> str:
 
 
 @dataclass(frozen=True)
-class Style:
-    """How a run is drawn."""
+class LineStyle:
+    """How the line of a run is drawn."""
 
     color: str
     dash: str
 
 
-def styles(names: Iterable[str], among: Iterable[str] | None = None) -> dict[str, Style]:
+def line_styles(names: Iterable[str], among: Iterable[str] | None = None) -> dict[str, LineStyle]:
     """A colour and a line for every name.
 
     Every name has a colour that it prefers; where two prefer the same, the second in alphabetical
@@ -86,14 +84,14 @@ def styles(names: Iterable[str], among: Iterable[str] | None = None) -> dict[str
         least = min(used[one] for one in range(len(PALETTE)))
         turns = ((first + turn) % len(PALETTE) for turn in range(len(PALETTE)))
         chosen = next(one for one in turns if used[one] == least)
-        found[name] = Style(PALETTE[chosen], DASHES[least % len(DASHES)])
+        found[name] = LineStyle(PALETTE[chosen], DASHES[least % len(DASHES)])
         used[chosen] += 1
     return {name: found[name] for name in wanted}
 
 
 def colors(names: Iterable[str]) -> dict[str, str]:
     """The colours in which figures draw runs of these names when all of them are there."""
-    return {name: style.color for name, style in styles(names).items()}
+    return {name: line.color for name, line in line_styles(names).items()}
 
 
 # --- themes ------------------------------------------------------------------------------------
@@ -168,50 +166,6 @@ def template(theme: str = "light") -> go.layout.Template:
     )
 
 
-# --- options -----------------------------------------------------------------------------------
-
-X = ("step", "time", "parameters", "flops")
-
-
-def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
-    """Raises GrowthError unless `value` is one of `choices`."""
-    choices = list(choices)
-    if value not in choices:
-        raise GrowthError(
-            f"{name} must be one of {', '.join(repr(c) for c in choices)}. "
-            f"{nearest(str(value), choices)} Received: {name}={value!r}"
-        )
-
-
-@dataclass(frozen=True)
-class Look:
-    """The options that all figures take, checked.
-
-    Raises:
-        GrowthError: one of them is not what it can be.
-    """
-
-    x: str = "step"
-    smoothing: float = 0.0
-    log: bool = False
-    theme: str = "light"
-    among: Iterable[str] | None = None
-
-    def __post_init__(self) -> None:
-        check_choice("x", self.x, X)
-        check_choice("theme", self.theme, THEMES)
-        real = isinstance(self.smoothing, (int, float)) and not isinstance(self.smoothing, bool)
-        if not real or not 0 <= self.smoothing <= 1:
-            raise GrowthError(
-                "smoothing must be a number from 0 (none) to 1. "
-                f"Received: smoothing={self.smoothing!r}"
-            )
-
-    def styles(self, names: Iterable[str]) -> dict[str, Style]:
-        """As `styles`."""
-        return styles(names, self.among)
-
-
 # --- figures -----------------------------------------------------------------------------------
 
 _LINE = 110
@@ -284,7 +238,7 @@ def _template(theme: str) -> go.layout.Template:
 
 def dress(
     draft: Draft,
-    look: Look,
+    style: Style,
     title: str,
     notes: list[str] | None = None,
     height: int = 460,
@@ -294,7 +248,7 @@ def dress(
 
     Args:
         draft: what it shows.
-        look: the options.
+        style: the options.
         title: plain text; it is escaped here.
         notes: sentences that say how to read the figure, or what it leaves out; plain text.
         height: in pixels; the width is that of the page.
@@ -313,7 +267,7 @@ def dress(
         frames=draft.frames,
         layout={
             **draft.layout,
-            "template": _template(look.theme),
+            "template": _template(style.theme),
             "title": {
                 "text": text(title, 140),
                 "x": 0,
@@ -353,7 +307,7 @@ def bare(figure: go.Figure) -> tuple[str, list[str]]:
     return meta.get("title", ""), notes
 
 
-def empty(sentence: str, look: Look, title: str = "") -> go.Figure:
+def empty(sentence: str, style: Style, title: str = "") -> go.Figure:
     """A figure without data that says why."""
     draft = Draft()
     draft.annotate(
@@ -361,4 +315,4 @@ def empty(sentence: str, look: Look, title: str = "") -> go.Figure:
     )
     draft.axis("xaxis", visible=False)
     draft.axis("yaxis", visible=False)
-    return dress(draft, look, title, height=260)
+    return dress(draft, style, title, height=260)

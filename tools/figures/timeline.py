@@ -1,13 +1,14 @@
 """Did it grow, when, and did anything break?"""
 
 from collections.abc import Iterable
+from typing import Unpack
 
 import numpy as np
 import plotly.graph_objects as go
 
 from keras_grow.errors import GrowthError, nearest
 from keras_grow.logs.runs import GrowthSummary, Run, Series
-from keras_grow.tools.console import count
+from keras_grow.tools.drawings import Options, Style, with_options
 from keras_grow.tools.figures.axes import (
     XAxis,
     at_steps,
@@ -17,8 +18,17 @@ from keras_grow.tools.figures.axes import (
     smoothed,
     thinned,
 )
-from keras_grow.tools.figures.theme import BAD, NEUTRAL, Draft, Look, Style, dress, empty, text
-from keras_grow.tools.words import plural, shortened
+from keras_grow.tools.figures.theme import (
+    BAD,
+    NEUTRAL,
+    Draft,
+    LineStyle,
+    dress,
+    empty,
+    line_styles,
+    text,
+)
+from keras_grow.tools.words import count, plural, shortened
 
 #: Points of all lines together, and marks of growths.
 _POINTS, _MARKS = 24_000, 1_000
@@ -36,15 +46,11 @@ _STATES = {
 }
 
 
+@with_options
 def timeline(
     runs: Iterable[Run],
     metric: str = "loss",
-    *,
-    x: str = "step",
-    smoothing: float = 0.0,
-    log: bool = False,
-    theme: str = "light",
-    among: Iterable[str] | None = None,
+    **options: Unpack[Options],
 ) -> go.Figure:
     """A metric and, below it on the same axis, the parameters, with a mark at every growth.
 
@@ -61,21 +67,21 @@ def timeline(
     Raises:
         GrowthError: no run has that metric, or an option is none that there is.
     """
-    look = Look(x, smoothing, log, theme, among)
+    style = Style.of("timeline", options)
     runs = list(runs)
     title = f"Growth over training: {metric} and parameters"
     if not any(run.growths or run.scalars for run in runs):
-        return empty("Nothing has been logged yet.", look, title)
+        return empty("Nothing has been logged yet.", style, title)
     series = {run.name: metric_of(run, metric) for run in runs}
     if all(one is None for one in series.values()) and metric != "loss":
         known = sorted({tag for run in runs for tag in run.scalars})
         raise GrowthError(
             f"No run has logged '{metric}'. {nearest(metric, known)} Received: metric={metric!r}"
         )
-    axis = XAxis.of(x, runs)
-    styles = look.styles(run.name for run in runs)
+    axis = XAxis.of(style.x, runs)
+    styles = line_styles((run.name for run in runs), style.among)
     # Over the parameters themselves, their steps would say nothing.
-    rows = 1 if x == "parameters" else 2
+    rows = 1 if style.x == "parameters" else 2
     draft = Draft([0.68, 0.32][:rows], gap=0.05)
     traces: list[dict] = []
     over: list[dict] = []  # what must not be covered by other runs' marks
@@ -86,19 +92,21 @@ def timeline(
     shown_marks = all_marks = 0
     seen: set[str] = set()
     for run in runs:
-        style, one = styles[run.name], series[run.name]
+        line_style, one = styles[run.name], series[run.name]
         values = None
         if one is not None and len(one):
-            values = smoothed(one.values, smoothing)
-            lines, points = _lines(run, one, values, axis, style, smoothing > 0, most, metric)
+            values = smoothed(one.values, style.smoothing)
+            lines, points = _lines(
+                run, one, values, axis, line_style, style.smoothing > 0, most, metric
+            )
             traces += lines
             kept, total = kept + points, total + len(one)
         if rows == 2:
-            traces += _stairs(run, axis, style, legend=one is None)
+            traces += _stairs(run, axis, line_style, legend=one is None)
         groups: list[dict] = []
         drawn = 0
         if rows == 2 or values is not None:
-            groups, drawn = _marks(run, one, values, axis, style, marks)
+            groups, drawn = _marks(run, one, values, axis, line_style, marks)
         for group in groups:
             bad = group["meta"]["state"] in ("failed", "broken")
             (over if bad else traces).append(group)
@@ -121,24 +129,24 @@ def timeline(
     if all(one is None for one in series.values()):
         notes.append(f"No run has logged '{metric}'.")
     if rows == 1 and all(one is None for one in series.values()):
-        return empty(f"No run has logged '{shortened(metric, 60)}' yet.", look, title)
+        return empty(f"No run has logged '{shortened(metric, 60)}' yet.", style, title)
     for number in range(1, rows + 1):
         settings = axis.layout if number == rows else {**axis.layout, "title": {"text": ""}}
         draft.axis(f"xaxis{number if number > 1 else ''}", **settings)
     draft.axis("yaxis", title={"text": text(metric, 30)})
-    if log:
+    if style.log:
         shown = [np.asarray(t["y"]) for t in traces if t["meta"]["what"] == "line"]
         draft.axis("yaxis", **log_axis(shown))
     if rows == 2:
         draft.axis("yaxis2", title={"text": "Parameters"}, tickformat="~s")
     return dress(
         draft,
-        look,
+        style,
         title,
         notes,
         540 if rows == 2 else 440,
         legend=legend_place(len(runs) + len(seen)),
-        uirevision=f"{metric} {x} {log}",
+        uirevision=f"{metric} {style.x} {style.log}",
     )
 
 
@@ -169,14 +177,14 @@ def _lines(
     series: Series,
     values: np.ndarray,
     axis: XAxis,
-    style: Style,
+    line_style: LineStyle,
     faint: bool,
     most: int,
     metric: str,
 ) -> tuple[list[dict], int]:
     at = axis.series(run, series).astype(np.int32 if axis.kind == "step" else float)
     name, group = text(run.name, 32), run.name
-    line = {"color": style.color, "dash": style.dash, "width": 2}
+    line = {"color": line_style.color, "dash": line_style.dash, "width": 2}
     common = {
         "type": "scatter",
         "mode": "lines",
@@ -193,7 +201,7 @@ def _lines(
                 **common,
                 "x": at[kept],
                 "y": series.values[kept].astype(np.float32),
-                "line": {"color": style.color, "width": 1},
+                "line": {"color": line_style.color, "width": 1},
                 "opacity": 0.3,
                 "hoverinfo": "skip",
                 "showlegend": False,
@@ -210,7 +218,7 @@ def _lines(
             "y": values[kept].astype(np.float32),
             "customdata": series.steps[kept].astype(np.int32),
             "line": line,
-            "marker": {"color": style.color},
+            "marker": {"color": line_style.color},
             "name": name,
             "hovertemplate": f"<b>{name}</b><br>step %{{customdata:,d}}<br>"
             f"{text(metric)} %{{y:.5g}}<extra></extra>",
@@ -220,7 +228,7 @@ def _lines(
     return found, len(kept)
 
 
-def _stairs(run: Run, axis: XAxis, style: Style, legend: bool) -> list[dict]:
+def _stairs(run: Run, axis: XAxis, line_style: LineStyle, legend: bool) -> list[dict]:
     grown = changes(run)
     series = run.scalars.get("parameters")
     steps: list[float] = [0.0]
@@ -250,8 +258,8 @@ def _stairs(run: Run, axis: XAxis, style: Style, legend: bool) -> list[dict]:
             "yaxis": "y2",
             "x": places,
             "y": np.array(sizes, float),
-            "line": {"color": style.color, "dash": style.dash, "width": 2, "shape": "hv"},
-            "marker": {"color": style.color},
+            "line": {"color": line_style.color, "dash": line_style.dash, "width": 2, "shape": "hv"},
+            "marker": {"color": line_style.color},
             "legendgroup": text(run.name, 400),
             "showlegend": legend,
             "name": name,
@@ -306,7 +314,7 @@ def _marks(
     series: Series | None,
     values: np.ndarray | None,
     axis: XAxis,
-    style: Style,
+    line_style: LineStyle,
     most: int,
 ) -> tuple[list[dict], int]:
     """Marks on the line of the metric, one trace for every state."""
@@ -347,10 +355,10 @@ def _marks(
                 "marker": {
                     "symbol": symbol,
                     "size": size,
-                    "color": BAD if bad else style.color,
-                    "line": {"width": 1.5, "color": style.color if bad else "#ffffff"}
+                    "color": BAD if bad else line_style.color,
+                    "line": {"width": 1.5, "color": line_style.color if bad else "#ffffff"}
                     if not symbol.endswith("-open")
-                    else {"width": 1.5, "color": style.color},
+                    else {"width": 1.5, "color": line_style.color},
                 },
                 "legendgroup": text(run.name, 400),
                 "showlegend": False,

@@ -1,14 +1,16 @@
 """Where did the width go?"""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from typing import Unpack
 
 import numpy as np
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
 from keras_grow.logs.runs import Run
+from keras_grow.tools.drawings import Options, Style, with_options
 from keras_grow.tools.figures.axes import XAxis, evenly, log_axis
-from keras_grow.tools.figures.theme import ORDER, PALETTE, Draft, Look, dress, empty, text
+from keras_grow.tools.figures.theme import ORDER, PALETTE, Draft, dress, empty, text
 from keras_grow.tools.figures.timeline import legend_place
 from keras_grow.tools.words import plural, shortened
 
@@ -68,14 +70,10 @@ class Widths:
         return float(self._values[name][0])
 
 
+@with_options
 def widths(
     run: Run,
-    *,
-    x: str = "step",
-    smoothing: float = 0.0,
-    log: bool = False,
-    theme: str = "light",
-    among: Iterable[str] | None = None,
+    **options: Unpack[Options],
 ) -> go.Figure:
     """Width of every layer that can grow, over training.
 
@@ -86,12 +84,12 @@ def widths(
         theme: "light" or "dark".
         smoothing, among: change nothing here.
     """
-    look = Look(x, smoothing, log, theme, among)
+    style = Style.of("widths", options)
     title = f"Widths of {shortened(run.name, 50)}"
     known = Widths(run)
     if not known.names:
-        return empty("Nothing is known of this run's widths.", look, title)
-    axis = XAxis.of(x, [run])
+        return empty("Nothing is known of this run's widths.", style, title)
+    axis = XAxis.of(style.x, [run])
     last = max(
         [int(one.steps[-1]) for one in run.scalars.values() if len(one)]
         + [growth.step for growth in run.growths],
@@ -131,9 +129,9 @@ def widths(
     notes = [f"{grown} of {plural(len(known.names), 'layer')} grew, by {total:,.0f} channels."]
     draft.axis("xaxis", **axis.layout)
     draft.axis("yaxis", title={"text": "Channels"})
-    if log:
+    if style.log:
         draft.axis("yaxis", **log_axis([known.of(name)[1] for name in known.names]))
-    return dress(draft, look, title, notes, 460, legend=legend_place(len(known.names)))
+    return dress(draft, style, title, notes, 460, legend=legend_place(len(known.names)))
 
 
 def _shades(number: int) -> list[str]:
@@ -168,14 +166,10 @@ def _order_scale(number: int) -> dict:
     }
 
 
+@with_options
 def width_map(
     run: Run,
-    *,
-    x: str = "step",
-    smoothing: float = 0.0,
-    log: bool = False,
-    theme: str = "light",
-    among: Iterable[str] | None = None,
+    **options: Unpack[Options],
 ) -> go.Figure:
     """Every layer a row, every growth a column, coloured by how wide it is against the start.
 
@@ -186,13 +180,13 @@ def width_map(
         theme: "light" or "dark".
         smoothing, among: change nothing here.
     """
-    look = Look(x, smoothing, log, theme, among)
+    style = Style.of("width_map", options)
     title = f"Where the width of {shortened(run.name, 50)} went"
     known = Widths(run)
     growths = [g for g in run.growths if not g.dry_run and not g.error and g.sites]
     steps = np.array(sorted({g.step for g in growths}), float)
     if not known.names or not len(steps):
-        return empty("Nothing has grown in this run, or nothing is known of it.", look, title)
+        return empty("Nothing has grown in this run, or nothing is known of it.", style, title)
     notes = []
     kept = evenly(len(steps), _COLUMNS)
     if len(kept) < len(steps):
@@ -205,10 +199,10 @@ def width_map(
     before = np.concatenate([start, after[:, :-1]], axis=1)
     added = np.nan_to_num(after) - np.nan_to_num(before)
     ratio = after / np.maximum(first, 1)[:, None]
-    axis = XAxis.of(x, [run])
+    axis = XAxis.of(style.x, [run])
     labels = [axis.label(value) for value in axis.steps(run, steps)]
     small = ratio.size <= _CELLS
-    color = np.log2(ratio) if log else ratio
+    color = np.log2(ratio) if style.log else ratio
     trace = {
         "type": "heatmap",
         "z": color.astype(np.float32),
@@ -251,11 +245,11 @@ def width_map(
         showgrid=False,
     )
     return dress(
-        draft, look, title, [n for n in notes if n], 130 + rows * max(len(names), 6),
+        draft, style, title, [n for n in notes if n], 130 + rows * max(len(names), 6),
         coloraxis={
-            "cmin": 0.0 if log else 1.0,
-            "cmax": float(max(np.nanmax(color), 0.01 if log else 1.01)),
-            "colorbar": {"title": {"text": "Against the start"}, **_ticks(color, log)},
+            "cmin": 0.0 if style.log else 1.0,
+            "cmax": float(max(np.nanmax(color), 0.01 if style.log else 1.01)),
+            "colorbar": {"title": {"text": "Against the start"}, **_ticks(color, style.log)},
         },
     )  # fmt: skip
 

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
-from keras_grow.tools.console import size
-from keras_grow.tools.errors import InputError
+from keras_grow.tools.cli.errors import InputError
+from keras_grow.tools.words import size
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from keras_grow.tools.errors import InputError, one_paragraph
+from keras_grow.tools.cli.errors import InputError, one_paragraph
 from keras_grow.tools.modelfile.trust import Trust
 
 #: Deeper than any model: every nested model adds some eight levels.

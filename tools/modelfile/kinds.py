@@ -7,7 +7,7 @@ import stat
 import zipfile
 from pathlib import Path
 
-from keras_grow.tools.errors import InputError
+from keras_grow.tools.cli.errors import InputError
 
 KERAS, H5 = "keras", "h5"
 

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from keras_grow.tools.console import size
-from keras_grow.tools.errors import InputError, one_paragraph
+from keras_grow.tools.cli.errors import InputError, one_paragraph
 from keras_grow.tools.modelfile import legacy
 from keras_grow.tools.modelfile.archive import CONFIG, WEIGHTS, open_archive
 from keras_grow.tools.modelfile.config import check_config, check_parts, parse_config
 from keras_grow.tools.modelfile.kinds import KERAS, model_format
 from keras_grow.tools.modelfile.tensors import count_numbers, open_tensors, text_attribute
 from keras_grow.tools.modelfile.trust import Trust
+from keras_grow.tools.words import size
 
 if TYPE_CHECKING:
     import keras

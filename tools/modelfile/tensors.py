@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from keras_grow.tools.console import size
-from keras_grow.tools.errors import InputError, one_paragraph
+from keras_grow.tools.cli.errors import InputError, one_paragraph
+from keras_grow.tools.words import size
 
 #: More groups and datasets than any model has.
 _MAX_OBJECTS = 1_000_000

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from keras_grow.tools.errors import InputError, one_paragraph
+from keras_grow.tools.cli.errors import InputError, one_paragraph
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import fields
+from typing import Any, get_origin
 
 from keras_grow.logs.events import SiteGrowth
 from keras_grow.logs.runs import GrowthSummary, Run
@@ -11,30 +12,15 @@ WARNINGS = 50  # of one run
 TEXT = 500  # characters of one text
 SITES = 1000  # rows of one growth step
 
-#: Fields of `GrowthSummary` that the event table has, in its order.
-COLUMNS = (
-    "step",
-    "time",
-    "epoch",
-    "sites",
-    "added",
-    "parameters_before",
-    "parameters_after",
-    "flops_before",
-    "flops_after",
-    "loss",
-    "deviation",
-    "tolerance",
-    "kept",
-    "gradient_norm",
-    "existing_norm",
-    "methods",
-    "forms",
-    "kinds",
-    "error",
-    "notes",
-    "dry_run",
-)
+
+def _columns() -> tuple[str, ...]:
+    """The event table's: fields of `GrowthSummary` that have one value, and whether it was kept."""
+    names = [one.name for one in fields(GrowthSummary) if get_origin(one.type) is not Mapping]
+    names.insert(names.index("tolerance") + 1, "kept")
+    return tuple(names)
+
+
+COLUMNS = _columns()
 
 
 def summary(run: Run, version: str, color: str, last: Mapping[str, float]) -> dict[str, Any]:

@@ -5,15 +5,14 @@ plotly is imported when the first figure is asked for: TensorBoard must start wi
 
 import importlib
 import importlib.util
-import inspect
 import threading
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from keras_grow.errors import GrowthError, nearest
 from keras_grow.logs.runs import Run
+from keras_grow.tools.drawings import DRAWINGS, Drawing
 from keras_grow.tools.plugin.source import Source
 
 INSTALL = (
@@ -29,44 +28,6 @@ _turn = threading.Lock()
 
 class NoPlotly(Exception):
     """plotly is not installed, or too old."""
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """What one figure needs.
-
-    Attributes:
-        several: whether it takes several runs rather than one.
-        tags: scalars, beside the metric's if `metric`.
-        metric, step, site: whether it takes such an argument.
-        sites: whether it needs what grew: at the step, or at all.
-        widths: whether it needs the widths of the sites over time.
-        networks: whether it needs the network.
-    """
-
-    several: bool = False
-    tags: tuple[str, ...] = ()
-    metric: bool = False
-    step: bool = False
-    site: bool = False
-    sites: bool = False
-    widths: bool = False
-    networks: bool = False
-
-
-CURVES = ("loss", "parameters", "flops")
-DRAWINGS = {
-    "timeline": Drawing(several=True, tags=CURVES, metric=True),
-    "costs": Drawing(several=True, tags=CURVES),
-    "gain": Drawing(several=True, tags=CURVES, metric=True),
-    "tradeoff": Drawing(several=True, tags=CURVES, metric=True),
-    "widths": Drawing(tags=CURVES, widths=True, networks=True),
-    "width_map": Drawing(tags=CURVES, widths=True, networks=True),
-    "spectrum": Drawing(step=True, site=True, sites=True),
-    "spectra": Drawing(site=True, sites=True),
-    "gradients": Drawing(step=True, sites=True),
-    "network": Drawing(step=True, widths=True, networks=True),
-}
 
 
 def warm_up() -> None:
@@ -135,22 +96,17 @@ def draw(source: Source, ctx: Any, experiment: str, wanted: dict[str, Any]) -> s
             source.add_widths(ctx, experiment, run)
     wanted["options"]["among"] = source.names(ctx, experiment)
     with _turn:
-        return function(**_arguments(function, drawing, runs, wanted)).to_json()
+        return function(**_arguments(drawing, runs, wanted)).to_json()
 
 
-def _arguments(
-    function: Callable[..., Any], drawing: Drawing, runs: list[Run], wanted: dict[str, Any]
-) -> dict[str, Any]:
+def _arguments(drawing: Drawing, runs: list[Run], wanted: dict[str, Any]) -> dict[str, Any]:
     """What of the request the figure's function takes."""
-    given: dict[str, Any] = {"runs": runs} if drawing.several else {"run": runs[0]}
-    for name in ("metric", "step", "site"):
-        if getattr(drawing, name) and wanted[name] is not None:
-            given[name] = wanted[name]
-    known = inspect.signature(function).parameters
-    if "slider" in known:
+    first, *others = drawing.arguments()
+    given: dict[str, Any] = {first: runs if drawing.several else runs[0]}
+    given |= {name: wanted[name] for name in others if wanted[name] is not None}
+    if drawing.slider:
         given["slider"] = False  # the tab has one of its own
-    options = {key: value for key, value in wanted["options"].items() if key in known}
-    return {**given, **options}
+    return {**given, **wanted["options"]}
 
 
 def _figures() -> Any:

@@ -16,6 +16,7 @@ from tensorboard.backend import http_util
 from tensorboard.plugins import base_plugin
 
 from keras_grow.errors import GrowthError
+from keras_grow.tools.drawings import Style
 from keras_grow.tools.plugin import answers, drawing
 from keras_grow.tools.plugin.loader import NAME
 from keras_grow.tools.plugin.source import Source
@@ -146,10 +147,10 @@ class GrowthPlugin(base_plugin.TBPlugin):
             "site": values.get("site"),
             "step": _whole(request, "step") if "step" in values else None,
             "options": {
-                "x": values.get("x", "step"),
-                "smoothing": _real(request, "smoothing", 0.0),
+                "x": values.get("x", Style.x),
+                "smoothing": _real(request, "smoothing", Style.smoothing),
                 "log": values.get("log") == "1",
-                "theme": values.get("theme", "light"),
+                "theme": values.get("theme", Style.theme),
             },
         }
         text = drawing.draw(self._source, ctx, experiment, wanted)

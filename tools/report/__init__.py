@@ -1,5 +1,3 @@
-"""One self-contained page that shows how a model grew."""
-
-from keras_grow.tools.report.page import build
-
-__all__ = ["build"]
+"""How a model grew, for people: one self-contained page (`page`), and a view in the terminal that
+follows runs (`watch`).
+"""

@@ -16,8 +16,8 @@ import plotly.graph_objects as go
 from keras_grow.logs.events import SiteGrowth
 from keras_grow.logs.runs import Run
 from keras_grow.tools import figures
+from keras_grow.tools.drawings import DRAWINGS
 from keras_grow.tools.figures.axes import evenly, log_axis
-from keras_grow.tools.figures.theme import X
 from keras_grow.tools.words import plural, shortened
 
 #: Figures of the whole page: single spectra, spectra over time, gradients; and of other kinds.
@@ -94,9 +94,11 @@ class Deck:
         listed = [list(option) for option in options]
         return listed[0][1] if len(listed) == 1 else {"label": label, "options": listed}
 
-    def _by_x(self, kinds: Iterable[str], draw: Callable[..., go.Figure], **options: Any) -> Any:
+    def _by_x(self, name: str, **options: Any) -> Any:
+        draw = getattr(figures, name)
         found = [
-            (_X_WORDS[x], self._both(draw, self.runs, self.metric, x=x, **options)) for x in kinds
+            (_X_WORDS[x], self._both(draw, self.runs, self.metric, x=x, **options))
+            for x in DRAWINGS[name].axes
         ]
         return self._by("x axis", found)
 
@@ -109,11 +111,11 @@ class Deck:
         return f"{plural(left, 'more run')} cannot be chosen here." if left else ""
 
     def _over_all_runs(self) -> None:
-        timeline = self._by_x(X, figures.timeline, smoothing=self.smoothing)
+        timeline = self._by_x("timeline", smoothing=self.smoothing)
         self._add("timeline", "Growth over training", timeline)
         gain = self._keep(figures.gain(self.runs, self.metric))
         self._add("gain", "What growing brought", gain)
-        tradeoff = self._by_x(("parameters", "flops", "time"), figures.tradeoff)
+        tradeoff = self._by_x("tradeoff")
         self._add("tradeoff", "Loss against cost", tradeoff)
 
     def _of_single_runs(self) -> None:
@@ -139,23 +141,21 @@ class Deck:
         if not told:
             return
         events = {run.name: [s for s in sorted(run.sites) if run.sites[s]] for run in told}
-        for id, title, what, call, choose, budget in (
-            ("gradients", "Gradient by layer", "growths", "gradients(run, step)",
-             self._gradients, _GRADIENTS),
-            ("spectrum", "Spectrum of a layer", "spectra", "spectrum(run, step, layer)",
-             self._spectrum, _SPECTRA),
-            ("spectra", "Spectra over time", "layers", "spectra(run, layer)",
-             self._spectra, _OVER_TIME),
-        ):  # fmt: skip
+        for id, title, what, choose, budget in (
+            ("gradients", "Gradient by layer", "growths", self._gradients, _GRADIENTS),
+            ("spectrum", "Spectrum of a layer", "spectra", self._spectrum, _SPECTRA),
+            ("spectra", "Spectra over time", "layers", self._spectra, _OVER_TIME),
+        ):
             found, left = [], 0
             for run in told:
                 share = max(budget // len(told), 4)
                 choices, more = choose(run, events[run.name], share)
                 found.append((shortened(run.name, 60), choices))
                 left += more
+            arguments = ", ".join(DRAWINGS[id].arguments()).replace("site", "layer")
             note = (
                 f"Left out to keep this page small: {left:,} {what}. In a notebook: "
-                f"kg.figures.{call}."
+                f"kg.figures.{id}({arguments})."
             )
             self._add(id, title, self._by("Run", found), note=note if left else "")
 

@@ -14,12 +14,12 @@ from plotly.offline import get_plotlyjs
 
 from keras_grow.logs.runs import GrowthSummary, Run
 from keras_grow.tools import figures
-from keras_grow.tools.console import count
+from keras_grow.tools.drawings import PAGE_SMOOTHING, THEMES
 from keras_grow.tools.figures.axes import changes, evenly
-from keras_grow.tools.figures.theme import THEMES, styles
+from keras_grow.tools.figures.theme import line_styles
 from keras_grow.tools.figures.timeline import metric_of, state_of
 from keras_grow.tools.report.cards import Deck
-from keras_grow.tools.words import plural, seconds, shortened
+from keras_grow.tools.words import count, plural, seconds, shortened
 
 #: Rows of the table of growths, and warnings.
 _ROWS, _WARNINGS = 4_000, 100
@@ -60,7 +60,10 @@ COLUMNS = (
 
 
 def build(
-    runs: Sequence[Run], title: str = "Growth report", source: str = "", smoothing: float = 0.6
+    runs: Sequence[Run],
+    title: str = "Growth report",
+    source: str = "",
+    smoothing: float = PAGE_SMOOTHING,
 ) -> str:
     """The page as HTML. Nothing in it is fetched from elsewhere.
 
@@ -146,7 +149,7 @@ def _answer(runs: list[Run]) -> str:
 
 
 def _summary(runs: list[Run]) -> list[dict[str, Any]]:
-    colors = styles(run.name for run in runs)
+    colors = line_styles(run.name for run in runs)
     found = []
     for run in runs:
         grown = [g for g in changes(run) if g.sites]

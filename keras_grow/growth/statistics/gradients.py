@@ -15,7 +15,7 @@ from keras_grow.growth.statistics.recording import Record, shares
 from keras_grow.growth.statistics.shadows import SiteShadows
 from keras_grow.growth.statistics.spectra import DENSE, top_directions, top_of_operator
 from keras_grow.rules import Shadow, rule_for
-from keras_grow.rules.base import FINITE, LINEAR, ONE_SIDED
+from keras_grow.rules.shadows import FINITE, LINEAR, ONE_SIDED
 from keras_grow.rules.windows import as_rows
 
 # Bytes of columns that are multiplied at a time.

@@ -23,7 +23,7 @@ from keras_grow.graph import Call, Ref
 from keras_grow.growth.statistics.recording import Record, fan_out_slots
 from keras_grow.planning import Plan, ReadSlot, SitePlan
 from keras_grow.rules import NoSlope, Shadow, ShadowContext, activations, rule_for
-from keras_grow.rules.base import FINITE, LINEAR
+from keras_grow.rules.shadows import FINITE, LINEAR
 
 Start = Callable[[Call], Shadow | None]
 

@@ -4,11 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from keras_grow import _keras
 from keras_grow.errors import GrowthError, check_flag, check_whole
 from keras_grow.graph.places import edge
 from keras_grow.growth import methods
 from keras_grow.planning import Atlas
-from keras_grow.surgery.bridging import check_bridge
+from keras_grow.surgery.bridging import known_bridge
+from keras_grow.surgery.building import NewBridge
 from keras_grow.training.selectors.base import Occasion, Selector
 
 
@@ -21,17 +23,6 @@ class NewLayer:
     after: str
     before: str | None
     branch: bool
-
-
-@dataclass(frozen=True)
-class NewBridge:
-    """A bridge to be built or widened, as `keras_grow.bridge_` does it."""
-
-    after: str
-    before: str
-    width: int
-    activation: Any
-    method: Any
 
 
 class Insert(Selector):
@@ -131,9 +122,7 @@ class Bridge(Selector):
         self.done = 0
 
     def check(self, atlas: Atlas) -> None:
-        check_bridge(
-            atlas.graph.model, after=self.after, before=self.before, activation=self.activation
-        )
+        known_bridge(atlas.graph.model, self._new, _keras.Living())
 
     def select(self, occasion: Occasion) -> NewBridge | None:
         if self.times is not None and self.done >= self.times:

@@ -12,7 +12,8 @@ from keras import ops
 import keras_grow as kg
 from keras_grow.graph.outputs import Outputs
 from keras_grow.growth.data import Batches
-from keras_grow.growth.step import GrowthStep
+from keras_grow.growth.guarded import Clock, Guard, guarded
+from keras_grow.growth.step import Initialization, Request, prepared
 from keras_grow.planning import survey
 
 ADDED, SAMPLES = 3, 24
@@ -71,18 +72,13 @@ class Grown:
         self.model.compile(keras.optimizers.SGD(RATE), "mse", jit_compile=compiled)
         atlas = survey(self.model)
         self.width = atlas.find("p").width
-        self.step = GrowthStep(
-            atlas,
-            {atlas.find("p"): ADDED},
-            method,
-            np.random.default_rng(0),
-            Batches((self.x, self.y, None)),
-            kg.Slopes(),
-            Outputs(atlas.graph),
-            form,
+        init = Initialization(
+            method, np.random.default_rng(0), form, Batches((self.x, self.y, None)), kg.Slopes()
         )
+        request = Request(atlas, {atlas.find("p"): ADDED}, init)
+        self.ready = prepared(request, Clock())
         self.loss_before = self.training_loss()
-        self.done = self.step.run()
+        self.done = guarded(self.ready.wider(), Guard(Outputs(atlas.graph)))
         self.record = self.done.sites[0]
 
     def training_loss(self):
@@ -101,9 +97,9 @@ class Grown:
         return fan_in.reshape(ADDED, -1), fan_out.reshape(ADDED, -1)
 
     def known(self):
-        """What was measured of the site, and the problem that the method solved."""
+        """What was measured of the site."""
         (site,) = self.done.plan.sites
-        return self.step.measured.sites[site], self.step.problem
+        return self.ready.data.sites[site]
 
     def train(self, steps):
         return [float(self.model.train_on_batch(self.x, self.y)) for _ in range(steps)]
@@ -193,7 +189,7 @@ def check_gradient(grown, gradient, form, fans):
         np.testing.assert_allclose(had, grown.record.gradient_norm, rtol=1e-3)
     if name == "random":
         return
-    known, _ = grown.known()
+    known = grown.known()
     free = fans[1] if form == "outgoing" else fans[0]
     norm = np.linalg.norm(free, axis=1).mean()
     rng = np.random.default_rng(0)

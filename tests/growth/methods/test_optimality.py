@@ -8,7 +8,8 @@ from keras import layers as L
 
 import keras_grow as kg
 from keras_grow.growth.data import Batches
-from keras_grow.growth.step import GrowthStep
+from keras_grow.growth.guarded import Clock, Guard, guarded
+from keras_grow.growth.step import Initialization, Request, prepared
 from keras_grow.planning import survey
 
 K = 2
@@ -194,18 +195,14 @@ def prepare(build):
 def test_gradient_of_new_fan_in_is_the_largest_possible(case):
     model, x, y = prepare(CASES[case])
     atlas = survey(model)
-    step = GrowthStep(
-        atlas,
-        {atlas.find("p"): K},
-        kg.methods.GradMax(),
-        np.random.default_rng(0),
-        Batches((x, y, None)),
+    init = Initialization(
+        kg.methods.GradMax(), np.random.default_rng(0), "outgoing", Batches((x, y, None)),
         kg.Slopes(),
-        form="outgoing",
-    )
-    done = step.run()
+    )  # fmt: skip
+    ready = prepared(Request(atlas, {atlas.find("p"): K}, init), Clock())
+    done = guarded(ready.wider(), Guard(None))
     (site,) = done.plan.sites
-    ours = step.measured.sites[site].matrix
+    ours = ready.data.sites[site].matrix
 
     # What is really had: the backend differentiates the grown model.
     kernels = [w.edit.variable for w in site.writes]

@@ -1,5 +1,8 @@
 """A user's own object as the method: what it is given, and what is said when it is wrong."""
 
+import copy
+import dataclasses
+import pickle
 from dataclasses import dataclass, field
 
 import keras
@@ -210,6 +213,7 @@ def with_(**attributes):
         ({"epsilon": float("nan")}, "epsilon of the method 'smallest' .*Received: epsilon=nan"),
         ({"needs_gradients": "no"}, "needs_gradients of the method 'smallest'.*='no'"),
         ({"needs_inputs": 2}, "needs_inputs of the method 'smallest'.*=2"),
+        ({"sets_bias": 1}, "sets_bias of the method 'smallest'.*=1"),
         ({"solve": 3}, r"method must be .*solve\(problem, rng\)"),
     ],
 )
@@ -235,6 +239,63 @@ def test_only_a_name_and_solve_are_needed():
     Least.name = None
     with pytest.raises(kg.GrowthError, match="method Least needs a name"):
         kg.methods.get(Least)
+
+
+SAID = ("name", "forms", "needs_gradients", "needs_inputs", "epsilon", "sets_bias")
+
+
+def test_what_it_says_of_itself_is_read_once():
+    own = with_(forms=["inverse"], needs_inputs=np.True_, epsilon=1, mine="kept")
+    found = kg.methods.get(own)
+    values = ["smallest", ("inverse",), False, True, 1.0, False]
+    assert [getattr(found, name) for name in SAID] == values
+    assert [type(getattr(found, name)) for name in SAID] == [str, tuple, bool, bool, float, bool]
+    own.epsilon, own.forms = "x", ()
+    assert [getattr(found, name) for name in SAID] == values
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        found.epsilon = 0.0
+    assert found.given is own
+    assert found.mine == "kept"
+    assert not hasattr(found, "yours")
+    assert kg.methods.get(found) is found  # though the object would be refused by now
+    growth = kg.GrowthCallback(data(), Smallest())
+    assert isinstance(growth.method, kg.methods.Method)
+    assert isinstance(growth.method.given, Smallest)
+    again = pickle.loads(pickle.dumps(copy.deepcopy(found)))
+    assert [getattr(again, name) for name in SAID] == values
+    assert again.mine == "kept"
+
+
+def test_what_it_leaves_out_has_the_documented_value():
+    class Least:
+        name = "least"
+        solve = Smallest.solve
+
+    found = kg.methods.get(Least)
+    assert [getattr(found, name) for name in SAID] == [
+        "least", ("outgoing", "inverse"), False, False, 0.0, False,
+    ]  # fmt: skip
+    derived = type("Derived", (kg.methods.Method,), {"name": "least", "solve": Smallest.solve})
+    for name in SAID:
+        assert getattr(kg.methods.get(derived()), name) == getattr(found, name)
+
+
+def test_our_own_and_what_is_derived_from_them_stay_what_they_are():
+    for own in (kg.methods.Tiny(epsilon=0.5), Inspecting(scale=2.0)):
+        assert kg.methods.get(own) is own
+        assert isinstance(own, kg.methods.Method)
+    assert kg.methods.get("gradmax") == kg.methods.GradMax()
+    assert kg.methods.names() == sorted(kg.methods.METHODS)
+
+
+@pytest.mark.parametrize("says", [False, True])
+def test_a_site_without_bias_is_refused_before_training_if_it_is_said(says):
+    (x, y), model, method = data(), build(bias=False), Wrong(bias=np.ones(2))
+    method.sets_bias = says
+    growth = kg.GrowthCallback((x, y), method, kg.schedules.Every(1), kg.selectors.All(2))
+    with pytest.raises(kg.GrowthError, match=r"'smallest' .*site 'p' has no bias"):
+        model.fit(x, y, batch_size=8, verbose=0, callbacks=[growth])
+    assert int(model.optimizer.iterations) == (0 if says else 1)
 
 
 def test_the_kernels_cannot_be_written_to():

@@ -7,9 +7,9 @@ import sys
 import keras
 import pytest
 
-from keras_grow.tools import backend
-from keras_grow.tools.backend import choose_backend
-from keras_grow.tools.errors import InputError
+from keras_grow.tools.cli import backend
+from keras_grow.tools.cli.backend import choose_backend
+from keras_grow.tools.cli.errors import InputError
 
 
 @pytest.fixture

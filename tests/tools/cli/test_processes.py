@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_grow.tools import demo
+from keras_grow.tools.demo import experiment
 
 # Keras is there and keras_grow is not.
 WITHOUT_US = """
@@ -27,7 +27,7 @@ except ImportError:
 def test_help_is_quick_and_imports_no_keras(process):
     program = (
         "import sys\n"
-        "from keras_grow.tools.cli import cli\n"
+        "from keras_grow.tools.cli.main import cli\n"
         "cli(['--help'], standalone_mode=False)\n"
         "print({'keras', 'jax', 'torch', 'tensorflow', 'rich'} & set(sys.modules))"
     )
@@ -81,7 +81,7 @@ def test_widen_in_a_process(process, good, tmp_path):
 @pytest.mark.every_backend
 def test_demo(run, process, tmp_path, snapshot, monkeypatch):
     # One growth instead of two: what takes the time is compiling for each new width.
-    monkeypatch.setattr(demo, "Settings", functools.partial(demo.Settings, growths=1))
+    monkeypatch.setattr(experiment, "Settings", functools.partial(experiment.Settings, growths=1))
     out = tmp_path / "demo"
     result = run("demo", "--out", out, "--seeds", 1, "--epochs", 1)
     assert result.exit_code == 0, (result.stderr, result.exception)

@@ -10,9 +10,9 @@ import keras
 import numpy as np
 import pytest
 
-from keras_grow.tools import surgery
-from keras_grow.tools.completion import widths_in
-from keras_grow.tools.picture import graph_text
+from keras_grow.tools.cli import growing
+from keras_grow.tools.cli.completion import widths_in
+from keras_grow.tools.model.picture import graph_text
 
 OWN_LAYER = """
 import keras
@@ -241,13 +241,13 @@ def test_every_method_and_form_is_offered():
     """They are written down in the tools, which parse options before Keras is imported."""
     import keras_grow as kg
 
-    assert sorted(surgery.METHODS) == sorted(kg.methods.METHODS)
+    assert sorted(growing.METHODS) == sorted(kg.methods.METHODS)
     keeping = {f for cls in kg.methods.METHODS.values() for f in cls().forms} - {"joint"}
     own = {cls().forms for cls in kg.methods.METHODS.values() if len(cls().forms) == 1}
-    assert {"auto", *keeping} - {f for forms in own for f in forms} == set(surgery.FORMS)
+    assert {"auto", *keeping} - {f for forms in own for f in forms} == set(growing.FORMS)
 
 
-@pytest.mark.parametrize("method", surgery.METHODS)
+@pytest.mark.parametrize("method", growing.METHODS)
 def test_widen_by_any_method(run, good, tmp_path, batch, method):
     out = tmp_path / "wider.keras"
     result = run("widen", good / "net.keras", "hidden=8", "--method", method.upper(), "--data",
@@ -467,7 +467,7 @@ def complete(shell, *words):
     }
     code = (
         "import sys\n"
-        "from keras_grow.tools.cli import main\n"
+        "from keras_grow.tools.cli.main import main\n"
         "try:\n    main()\n"
         "finally:\n    assert 'keras' not in sys.modules, 'slow'"
     )
@@ -491,7 +491,7 @@ def test_completion(shell, good):
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_scripts(shell):
     environment = {**os.environ, "_KERAS_GROW_COMPLETE": f"{shell}_source"}
-    code = "from keras_grow.tools.cli import main; main()"
+    code = "from keras_grow.tools.cli.main import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
     )

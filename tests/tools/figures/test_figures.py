@@ -15,7 +15,7 @@ from keras_grow.errors import GrowthError
 from keras_grow.logs.runs import GrowthSummary, Run, Series
 from keras_grow.tools import figures
 from keras_grow.tools.figures.axes import flops_until
-from keras_grow.tools.figures.theme import BAD, styles
+from keras_grow.tools.figures.theme import BAD, line_styles
 
 SEVERAL = ("timeline", "costs", "tradeoff", "gain")
 SINGLE = ("widths", "width_map", "spectrum", "spectra", "gradients", "network")
@@ -166,7 +166,7 @@ def test_timeline_lines_hold_the_values():
     series = run.scalars["accuracy"]
     np.testing.assert_array_equal(line.x, series.steps)
     np.testing.assert_allclose(line.y, series.values, rtol=1e-6)
-    assert line.line.color == styles([run.name])[run.name].color
+    assert line.line.color == line_styles([run.name])[run.name].color
     assert not traces(figure, what="raw")
     assert len(traces(figures.timeline([run], smoothing=0.5), what="raw")) == 1
 

@@ -12,10 +12,9 @@ from keras_grow.tools.figures.network import (
     _EARLIER,
     _NEW,
     _NOW,
-    _folded,
     _row_text,
-    blocks,
 )
+from keras_grow.tools.figures.network_story import _folded, blocks
 
 
 def trace(figure, what):

@@ -4,6 +4,7 @@ import pytest
 
 from keras_grow import GrowthError
 from keras_grow.tools import figures
+from keras_grow.tools.drawings import Style
 from keras_grow.tools.figures.theme import (
     ACCENT,
     BACKGROUND,
@@ -12,8 +13,7 @@ from keras_grow.tools.figures.theme import (
     NEW,
     ORDER,
     PALETTE,
-    Look,
-    styles,
+    line_styles,
     template,
     text,
 )
@@ -58,18 +58,18 @@ def test_text_can_be_read(theme):
 
 def test_colours_follow_names_not_places():
     names = [f"run_{i}" for i in range(5)]
-    assert styles(names) == styles(names[::-1])
-    assert styles(names[2:4], among=names) == {n: styles(names)[n] for n in names[2:4]}
+    assert line_styles(names) == line_styles(names[::-1])
+    assert line_styles(names[2:4], among=names) == {n: line_styles(names)[n] for n in names[2:4]}
 
 
 def test_few_runs_have_few_colours_in_common():
     for start in range(50):
         names = [f"lr-{start}", f"seed={start}", f"{start}", f"wide_{start}"]
-        assert len({style.color for style in styles(names).values()}) == 4
+        assert len({style.color for style in line_styles(names).values()}) == 4
 
 
 def test_many_runs_differ_by_line():
-    found = styles(f"run_{i}" for i in range(20))
+    found = line_styles(f"run_{i}" for i in range(20))
     assert len({(s.color, s.dash) for s in found.values()}) == 20
     assert figures.colors(found) == {name: style.color for name, style in found.items()}
 
@@ -110,6 +110,6 @@ def test_long_names_keep_both_ends():
 )
 def test_options_are_checked(options, words):
     with pytest.raises(GrowthError) as told:
-        Look(**options)
+        Style(**options)
     assert words in str(told.value)
     assert "Received" in str(told.value)

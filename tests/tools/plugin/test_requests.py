@@ -228,5 +228,5 @@ def test_tensorboard_that_keeps_only_some_says_so(tmp_path, without_tensorflow):
 
 
 def test_static_files_are_all_of_the_package():
-    folder = Path(__file__).parents[3] / "tools" / "plugin" / "static"
+    folder = Path(source.__file__).parent / "static"
     assert {path.suffix for path in folder.iterdir()} == {".js", ".css"}

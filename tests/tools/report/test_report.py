@@ -12,7 +12,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from keras_grow.logs.reading import read_runs
-from keras_grow.tools.report import build
+from keras_grow.tools.report.page import build
 
 # --- the command -------------------------------------------------------------------------------
 
@@ -359,6 +359,7 @@ def test_it_prints(page):
 
 
 def test_a_hostile_log_runs_no_script(browser, tmp_path):
+
     path = tmp_path / "report.html"
     run = hostile_run()
     run.name = "<script>document.title = 'owned'</script><img src=x onerror='document.title=1'>"

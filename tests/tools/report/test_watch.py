@@ -15,7 +15,7 @@ from rich.console import Console
 
 from keras_grow.logs.runs import Run, Series
 from keras_grow.logs.writing import RunWriter
-from keras_grow.tools.watch import sparkline, view
+from keras_grow.tools.report.watch import sparkline, view
 
 
 def shown(runs, width=100, **options):

@@ -238,12 +238,12 @@ def test_a_bridge_into_a_layer_that_has_grown():
 
 
 def test_a_bridge_that_fails_puts_the_slope_back(monkeypatch):
-    from keras_grow.training import operations
+    from keras_grow.surgery.building import Bridging
 
-    def broken(model, **arguments):
+    def broken(change, rewiring, ready):
         raise MemoryError("no room")
 
-    monkeypatch.setattr(operations, "bridged_", broken)
+    monkeypatch.setattr(Bridging, "_fill", broken)
     inputs = keras.Input((FEATURES,), name="features")
     x = layers.Dense(3, activation="relu", name="b")(inputs)
     model = compiled(keras.Model(inputs, layers.Dense(CLASSES, name="scores")(x)))

@@ -14,9 +14,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from keras_grow.tools.console import count
-from keras_grow.tools.logdirs import HOW_TO_LOG
-from keras_grow.tools.words import plural, seconds, shortened
+from keras_grow.tools.cli.logdirs import HOW_TO_LOG
+from keras_grow.tools.words import count, plural, seconds, shortened
 
 if TYPE_CHECKING:
     from keras_grow.logs.runs import GrowthSummary, Run, Series

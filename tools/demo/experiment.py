@@ -9,7 +9,7 @@ number of steps, the same optimizer and the same batches in the same order:
 4. from small to big in one ``fit``, the new neurons chosen by GradMax.
 
 1, 3 and 4 start from the same weights. This module holds the experiment and no printing;
-``demo_report`` shows what came out.
+``report`` shows what came out.
 """
 
 from __future__ import annotations

@@ -18,14 +18,12 @@ from rich.table import Table
 from rich.text import Text
 
 import keras_grow as kg
-from keras_grow.tools.console import count
-from keras_grow.tools.demo import WAYS, Result, Settings, Way
+from keras_grow.tools.demo import MODEL_FILE, PLOT_FILE, RESULTS_FILE
+from keras_grow.tools.demo.experiment import WAYS, Result, Settings, Way
+from keras_grow.tools.words import count
 
 #: Named in results.json; it changes when a field changes its meaning or goes away.
 SCHEMA = "keras-grow/demo/1"
-
-RESULTS_FILE, PLOT_FILE, MODEL_FILE = "results.json", "loss.png", "grown.keras"
-FILES = (RESULTS_FILE, PLOT_FILE, MODEL_FILE)
 
 # Okabe and Ito's palette, which colour-blind people can tell apart; the dashes help in grey.
 _STYLES: dict[str, dict[str, Any]] = {

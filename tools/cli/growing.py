@@ -8,14 +8,16 @@ from typing import Any, TypeVar
 
 import click
 
-from keras_grow.tools.errors import ANSWER_IS_NO, InputError, one_paragraph
+from keras_grow.tools.cli.console import make_console
+from keras_grow.tools.cli.errors import ANSWER_IS_NO, InputError, one_paragraph
+from keras_grow.tools.cli.options import trust
 from keras_grow.tools.modelfile import load_model, save_model
-from keras_grow.tools.options import trust
+from keras_grow.tools.words import count
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 # Written down here because options are parsed before Keras, which the library needs, is imported.
-#: The names of `keras_grow.methods.METHODS`.
+#: As `keras_grow.methods.names()` lists them, in another order.
 METHODS = (
     "random", "gradmax", "gradmaxopt", "firefly", "tiny", "pursuit", "split", "zeros",
 )  # fmt: skip
@@ -231,7 +233,6 @@ def print_outcome(before: Any, after: Any, report: Any, output: Path) -> None:
     from rich.text import Text
 
     import keras_grow as kg
-    from keras_grow.tools.console import count, make_console
 
     console = make_console()
     console.print(
@@ -251,7 +252,6 @@ def print_wider_layers(before: Any, after: Any) -> None:
     from rich.text import Text
 
     import keras_grow as kg
-    from keras_grow.tools.console import make_console
 
     sites_before = kg.sites(before)
     widths_before = {site.name: site.width for site in sites_before}
@@ -285,8 +285,7 @@ def print_new_layers(before: Any, after: Any) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from keras_grow.tools.console import count, make_console
-    from keras_grow.tools.structure import parts_of
+    from keras_grow.tools.model.parts import parts_of
 
     known, parts = parts_of(before), parts_of(after)
     if parts.keys() <= known.keys():

@@ -9,7 +9,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from keras_grow.tools.errors import InputError
+from keras_grow.tools.cli.errors import InputError
 from keras_grow.tools.modelfile import read_config
 from keras_grow.tools.modelfile.kinds import H5_SUFFIXES, KERAS_SUFFIX
 

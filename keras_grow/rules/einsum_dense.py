@@ -11,22 +11,16 @@ from keras import ops
 from keras_grow import _keras
 from keras_grow.graph import Call
 from keras_grow.rules import activations
-from keras_grow.rules.base import (
-    LIKE_OLD,
-    UNKNOWN,
-    Channels,
-    NoSlope,
-    Rule,
-    Shadow,
-    Space,
-    Weight,
-    register,
-)
+from keras_grow.rules.base import Rule
+from keras_grow.rules.registry import register
+from keras_grow.rules.shadows import NoSlope, Shadow
+from keras_grow.rules.space import LIKE_OLD, Channels, Production, Space, Weight
+from keras_grow.rules.values import unknown
 from keras_grow.rules.weighted import plain_kernel, size_of
 
 
 @dataclass(frozen=True)
-class Equation:
+class KernelEquation:
     """An einsum equation with one letter for every axis; the batch is an axis of the input.
 
     Attributes:
@@ -40,7 +34,7 @@ class Equation:
     bias: str
 
     @classmethod
-    def of(cls, call: Call) -> "Equation":
+    def of(cls, call: Call) -> "KernelEquation":
         """The equation of an EinsumDense call, the ellipsis replaced by letters."""
         layer = call.op
         left, output = layer.equation.replace(" ", "").split("->")
@@ -84,7 +78,7 @@ class EinsumRule(Rule):
         (x,) = inputs
         if not plain_kernel(call, inputs, space):
             return [None]
-        equation = Equation.of(call)
+        equation = KernelEquation.of(call)
         passed = None
         if x is not None:
             passed = self._enter(call, x, equation, space)
@@ -92,7 +86,9 @@ class EinsumRule(Rule):
         out = made if passed is None else passed
         return [activations.through(space, call, out, call.op.activation)]
 
-    def _enter(self, call: Call, x: Channels, equation: Equation, space: Space) -> Channels | None:
+    def _enter(
+        self, call: Call, x: Channels, equation: KernelEquation, space: Space
+    ) -> Channels | None:
         """The incoming channels end in the kernel (None) or go on."""
         layer, letter = call.op, equation.inputs[x.axis]
         kernel = _keras.kernel_of(layer)
@@ -115,7 +111,7 @@ class EinsumRule(Rule):
         return _biased(x.at(equation.output.index(letter)), letter, equation)
 
     def _make(
-        self, call: Call, equation: Equation, space: Space, passed: Channels | None
+        self, call: Call, equation: KernelEquation, space: Space, passed: Channels | None
     ) -> Channels | None:
         layer, kernel = call.op, _keras.kernel_of(call.op)
         last = None
@@ -126,12 +122,13 @@ class EinsumRule(Rule):
                 weights.append(Weight(layer.bias, equation.bias.index(letter)))
             made = space.produce(
                 call,
-                weights,
-                "",
-                equation.output.index(letter),
-                part="" if is_last else letter,
-                width=int(kernel.shape[equation.kernel.index(letter)]),
-                resize=partial(_set_size, layer, equation, letter),
+                Production(
+                    weights,
+                    equation.output.index(letter),
+                    part="" if is_last else letter,
+                    width=int(kernel.shape[equation.kernel.index(letter)]),
+                    resize=partial(_set_size, layer, equation, letter),
+                ),
             )
             if made is None:
                 continue
@@ -155,7 +152,7 @@ class EinsumRule(Rule):
         return last
 
     def writes(self, call: Call) -> list[tuple[Any, int]] | None:
-        layer, equation = call.op, Equation.of(call)
+        layer, equation = call.op, KernelEquation.of(call)
         letter = equation.output[-1]
         linear = activations.plain(layer.activation) is keras.activations.linear
         if not linear or letter not in equation.made:
@@ -168,7 +165,7 @@ class EinsumRule(Rule):
         return weights
 
     def patches(self, call: Call, x: Any) -> Shadow:
-        equation = Equation.of(call)
+        equation = KernelEquation.of(call)
         if not equation.plain:
             raise NoSlope(
                 f"{call!r} uses the equation '{call.op.equation}', in which the kernel has more "
@@ -186,7 +183,7 @@ class EinsumRule(Rule):
         return Shadow(ops.reshape(columns, shape), axis, np.arange(count))
 
     def correlate(self, call: Call, shadow: Shadow, gradient: Any) -> tuple[Any, np.ndarray]:
-        equation = Equation.of(call)
+        equation = KernelEquation.of(call)
         letter = equation.inputs[shadow.axis]
         rest = equation.kernel.replace(letter, "")
         product = ops.einsum(
@@ -195,7 +192,7 @@ class EinsumRule(Rule):
         return product, shadow.ids
 
     def flops(self, call: Call, inputs: list, outputs: list) -> float:
-        equation = Equation.of(call)
+        equation = KernelEquation.of(call)
         contracted = [
             inputs[0][a] or 1
             for a, c in enumerate(equation.inputs)
@@ -204,14 +201,14 @@ class EinsumRule(Rule):
         return 2.0 * size_of(outputs[0]) * float(np.prod(contracted))
 
 
-def _biased(channels: Channels, letter: str, equation: Equation) -> Channels:
+def _biased(channels: Channels, letter: str, equation: KernelEquation) -> Channels:
     """A bias that all channels share reaches the new ones too."""
     if not equation.bias or letter in equation.bias:
         return channels
-    return channels.mapped(lambda v: np.full_like(v, UNKNOWN))
+    return channels.mapped(unknown)
 
 
-def _set_size(layer: Any, equation: Equation, letter: str, size: int) -> None:
+def _set_size(layer: Any, equation: KernelEquation, letter: str, size: int) -> None:
     """Writes a new size into `partial_output_shape`, which may leave sizes open."""
     shape = list(layer.partial_output_shape)
     # What an ellipsis stands for is left out of it, and so is the batch.

@@ -7,9 +7,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from keras_grow.tools.errors import InputError, one_paragraph
+from keras_grow.tools.cli.errors import InputError, one_paragraph
+from keras_grow.tools.model.parts import Part, inner_ends, parts_of
 from keras_grow.tools.modelfile import write_file
-from keras_grow.tools.structure import Part, inner_ends, parts_of
 
 #: Formats that Graphviz draws, and its own language, for which it need not be installed.
 DRAWN, SOURCE = (".svg", ".png", ".pdf"), (".dot", ".gv")

@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from keras_grow.tools.errors import InputError
+from keras_grow.tools.cli.errors import InputError
 
 #: In the order in which they are tried when the user has chosen none: quickest start first.
 BACKENDS = ("jax", "torch", "tensorflow")

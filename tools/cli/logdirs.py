@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from keras_grow.tools.errors import InputError, one_paragraph
+from keras_grow.tools.cli.errors import InputError, one_paragraph
 
 if TYPE_CHECKING:
     from keras_grow.logs.runs import Run

@@ -11,14 +11,14 @@ from typing import Any
 
 import click
 
-from keras_grow.tools.errors import (
+from keras_grow.tools.cli.errors import (
     EXIT_CODES_HELP,
     INTERRUPTED,
     InputError,
     UnexpectedError,
     one_paragraph,
 )
-from keras_grow.tools.options import chosen_backend, common_options, wants_debug
+from keras_grow.tools.cli.options import chosen_backend, common_options, wants_debug
 
 #: Command name -> the module which holds it (its attribute ``command``), and the line in --help.
 _COMMANDS = {

@@ -1,4 +1,4 @@
-"""Calls that take several tensors, and the same element-wise ops with a constant."""
+"""Element-wise calls that take several tensors, and the same ops with a constant."""
 
 from collections.abc import Callable
 from functools import reduce
@@ -10,18 +10,11 @@ from keras import ops
 
 from keras_grow import _keras
 from keras_grow.graph import Call, Ref
-from keras_grow.rules.base import (
-    UNKNOWN,
-    Channels,
-    NoSlope,
-    Rule,
-    Shadow,
-    ShadowContext,
-    Space,
-    applied,
-    register,
-    register_instance,
-)
+from keras_grow.rules.base import Rule
+from keras_grow.rules.registry import register
+from keras_grow.rules.shadows import NoSlope, Shadow, ShadowContext, applied
+from keras_grow.rules.space import UNKNOWN, Channels, Space
+from keras_grow.rules.values import not_zero
 
 layers = keras.layers
 
@@ -299,18 +292,12 @@ def origin_of(ref: Ref) -> str:
     return f"the output of {ref.maker!r}"
 
 
-_ADD = Join(lambda a, b: a + b, lambda i, n: 1.0)
-_SUBTRACT = Join(lambda a, b: a - b, lambda i, n: -1.0 if i else 1.0)
-_AVERAGE = Join(lambda a, b: a + b, lambda i, n: 1.0 / n, kind="average")
-_MULTIPLY = ProductJoin(lambda a, b: a * b, fill=1.0)
-_MAXIMUM = Join(np.maximum)
-_MINIMUM = Join(np.minimum)
-register_instance(_ADD, layers.Add, "ops.Add")
-register_instance(_SUBTRACT, layers.Subtract, "ops.Subtract")
-register_instance(_AVERAGE, layers.Average)
-register_instance(_MULTIPLY, layers.Multiply, "ops.Multiply")
-register_instance(_MAXIMUM, layers.Maximum, "ops.Maximum", "ops.Fmax")
-register_instance(_MINIMUM, layers.Minimum, "ops.Minimum", "ops.Fmin")
+register(layers.Add, "ops.Add")(Join(lambda a, b: a + b, lambda i, n: 1.0))
+register(layers.Subtract, "ops.Subtract")(Join(lambda a, b: a - b, lambda i, n: -1.0 if i else 1.0))
+register(layers.Average)(Join(lambda a, b: a + b, lambda i, n: 1.0 / n, kind="average"))
+register(layers.Multiply, "ops.Multiply")(ProductJoin(lambda a, b: a * b, fill=1.0))
+register(layers.Maximum, "ops.Maximum", "ops.Fmax")(Join(np.maximum))
+register(layers.Minimum, "ops.Minimum", "ops.Fmin")(Join(np.minimum))
 
 
 def grown(value: np.ndarray, axis: int, x: Channels, fill: float) -> np.ndarray:
@@ -334,11 +321,11 @@ class Quotient(Join):
         self, call: Call, x: Channels, value: np.ndarray, first: bool, space: Space
     ) -> None:
         if not first:
-            space.require(call, x, lambda v: ~(v == 0), self.DIVISOR)
+            space.require(call, x, not_zero, self.DIVISOR)
 
     def check_parts(self, call: Call, values: list, space: Space) -> None:
         if values[1] is not None:
-            space.require(call, values[1], lambda v: ~(v == 0), self.DIVISOR)
+            space.require(call, values[1], not_zero, self.DIVISOR)
 
     def _pair(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):
@@ -361,7 +348,7 @@ class Quotient(Join):
         return Shadow(x.tensor / ops.cast(other, x.tensor.dtype), x.axis, x.ids)
 
 
-register_instance(Quotient(np.divide, fill=1.0), "ops.Divide", "ops.TrueDivide", "ops.DivideNoNan")
+register("ops.Divide", "ops.TrueDivide", "ops.DivideNoNan")(Quotient(np.divide, fill=1.0))
 
 
 class Remainder(Quotient):
@@ -374,19 +361,19 @@ class Remainder(Quotient):
     ) -> None:
         super().check_constant(call, x, value, first, space)
         if first:
-            space.require(call, x, lambda v: ~(v == 0), self.JUMPS)
+            space.require(call, x, not_zero, self.JUMPS)
 
     def check_parts(self, call: Call, values: list, space: Space) -> None:
         super().check_parts(call, values, space)
         if values[0] is not None:
-            space.require(call, values[0], lambda v: ~(v == 0), self.JUMPS)
+            space.require(call, values[0], not_zero, self.JUMPS)
 
     def _derivative(self, call: Call, i: int, x: Shadow, context: ShadowContext) -> Shadow | None:
         raise NoSlope(f"{call!r} jumps")
 
 
-register_instance(Remainder(np.mod, fill=1.0), "ops.Mod", "ops.Fmod")
-register_instance(Remainder(np.floor_divide, fill=1.0), "ops.FloorDivide")
+register("ops.Mod", "ops.Fmod")(Remainder(np.mod, fill=1.0))
+register("ops.FloorDivide")(Remainder(np.floor_divide, fill=1.0))
 
 
 class Power(Join):
@@ -399,7 +386,7 @@ class Power(Join):
             return
         if value.min() < 1:
             reason = "has no finite slope at 0, where new channels would start"
-            space.require(call, x, lambda v: ~(v == 0), reason)
+            space.require(call, x, not_zero, reason)
         elif value.max() > 1:
             space.activation(call, x)
 
@@ -408,7 +395,7 @@ class Power(Join):
         space.refuse(call, values, reason)
 
 
-register_instance(Power(np.power, fill=1.0), "ops.Power")
+register("ops.Power")(Power(np.power, fill=1.0))
 
 
 class NoSlopeAtZero(Join):
@@ -419,220 +406,16 @@ class NoSlopeAtZero(Join):
             parts = [x for x in values if x is not None]
             both = np.all([x.values == 0 for x in parts], axis=0) & (parts[0].labels < 0)
             at = Channels(parts[0].axis, parts[0].labels, np.where(both, 0.0, 1.0))
-            space.require(call, at, lambda v: ~(v == 0), "has no slope where both tensors are 0")
+            space.require(call, at, not_zero, "has no slope where both tensors are 0")
 
     def check_constant(
         self, call: Call, x: Channels, value: np.ndarray, first: bool, space: Space
     ) -> None:
         if (value == 0).any():
-            space.require(
-                call, x, lambda v: ~(v == 0), "has no slope at 0, where new channels would start"
-            )
+            space.require(call, x, not_zero, "has no slope at 0, where new channels would start")
 
 
-register_instance(NoSlopeAtZero(np.arctan2, fill=1.0), "ops.Arctan2")
-register_instance(NoSlopeAtZero(np.hypot, fill=1.0), "ops.Hypot")
-register_instance(Join(np.logaddexp), "ops.Logaddexp")
-register_instance(Join(np.logaddexp2), "ops.Logaddexp2")
-
-
-class Logical(Join):
-    """A truth value for each entry; nothing has a slope."""
-
-    def note(self, call: Call, joined: Channels, parts: list[Channels], space: Space) -> None:
-        space.activation(call, joined)
-
-    def check_constant(
-        self, call: Call, x: Channels, value: np.ndarray, first: bool, space: Space
-    ) -> None:
-        space.activation(call, x)
-
-    def _pair(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        known = np.isnan(a) | np.isnan(b)
-        return np.where(known, UNKNOWN, self.combine(a, b).astype(float))
-
-    def shadow(self, call: Call, inputs: list, context: ShadowContext) -> list:
-        return [None]
-
-
-class Comparison(Logical):
-    """Jumps where both sides are equal."""
-
-    JUMPS = "compares new channels with what they are equal to, and would change with their sign"
-
-    def check_parts(self, call: Call, values: list, space: Space) -> None:
-        parts = [x for x in values if x is not None]
-        if len(parts) == 2:
-            equal = parts[0].values == parts[1].values
-            at = Channels(parts[0].axis, parts[0].labels, np.where(equal, 0.0, 1.0))
-            space.require(call, at, lambda v: ~(v == 0), self.JUMPS)
-
-    def check_constant(
-        self, call: Call, x: Channels, value: np.ndarray, first: bool, space: Space
-    ) -> None:
-        super().check_constant(call, x, value, first, space)
-        space.require(call, x, lambda v: ~np.isin(v, value), self.JUMPS)
-
-
-for _name, _compare in {
-    "Greater": np.greater, "GreaterEqual": np.greater_equal, "Less": np.less,
-    "LessEqual": np.less_equal, "Equal": np.equal, "NotEqual": np.not_equal,
-}.items():  # fmt: skip
-    register_instance(Comparison(_compare), f"ops.{_name}")
-register_instance(Logical(np.logical_and), "ops.LogicalAnd")
-register_instance(Logical(np.logical_or), "ops.LogicalOr")
-register_instance(Logical(np.logical_xor), "ops.LogicalXor")
-
-
-class Where(Join):
-    """`ops.where(condition, x1, x2)` of tensors and numbers."""
-
-    def flow(self, call: Call, inputs: list, space: Space) -> list:
-        if all(x is None for x in inputs):
-            return [None]
-        operands = self._operands(call)
-        if len(operands) != 3 or any(
-            not isinstance(o, keras.KerasTensor) and np.size(o) != 1 for o in operands
-        ):
-            space.refuse(call, inputs, "chooses from constants that are no single numbers")
-            return [None]
-        if len(call.inputs) > 1:
-            return super().flow(call, inputs, space)
-        return [inputs[0].mapped(lambda v: self.combined(call, [v]))]
-
-    @staticmethod
-    def _operands(call: Call) -> list:
-        args, kwargs = _keras.node_arguments(call.node)
-        return [*args, *kwargs.values()]
-
-    def combined(self, call: Call, known: list[np.ndarray]) -> np.ndarray:
-        values = iter(known)
-        condition, a, b = (
-            next(values) if isinstance(o, keras.KerasTensor) else np.full_like(known[0], float(o))
-            for o in self._operands(call)
-        )
-        unclear = np.where(a == b, a, UNKNOWN)
-        return np.where(np.isnan(condition), unclear, np.where(condition != 0, a, b))
-
-    def shadow(self, call: Call, inputs: list, context: ShadowContext) -> list:
-        raise NoSlope(f"{call!r} chooses between tensors")
-
-
-register_instance(Where(np.maximum), "ops.Where")
-
-
-@register(layers.Concatenate, "ops.Concatenate")
-class ConcatenateRule(Rule):
-    """New channels of a branch land in the middle, after that branch's old ones."""
-
-    def axis(self, call: Call) -> int:
-        return call.op.axis % call.inputs[0].rank
-
-    def flow(self, call: Call, inputs: list, space: Space) -> list:
-        axis = self.axis(call)
-        grown = [x for x in inputs if x is not None]
-        if not grown:
-            return [None]
-        if any(x.axis != axis for x in grown):
-            if any(x is None or x.axis == axis for x in inputs):
-                space.refuse(
-                    call, inputs, "concatenates along another axis with tensors that do not grow"
-                )
-                return [None]
-            joined = space.join(call, grown)
-            values = np.where(
-                np.all([x.values == grown[0].values for x in grown], axis=0),
-                grown[0].values,
-                UNKNOWN,
-            )
-            return [Channels(joined.axis, joined.labels, values)]
-        return [space.concatenate(call, inputs, axis)]
-
-    def shadow(self, call: Call, inputs: list, context: ShadowContext) -> list:
-        axis = self.axis(call)
-        parts = [x for x in inputs if x is not None]
-        if parts[0].axis == axis:
-            tensors = [x.tensor for x in parts]
-            tensor = tensors[0] if len(tensors) == 1 else ops.concatenate(tensors, axis=axis)
-            return [Shadow(tensor, axis, np.concatenate([x.ids for x in parts]))]
-        full = []
-        for x, ref in zip(inputs, call.inputs, strict=True):
-            if x is not None:
-                full.append(x.tensor)
-                continue
-            shape = list(parts[0].tensor.shape)
-            if ref.shape[axis] is None:
-                raise NoSlope(f"{call!r} joins tensors along axis {axis}, whose size is not known")
-            shape[axis] = ref.shape[axis]
-            full.append(ops.zeros([d or -1 for d in shape], dtype=parts[0].tensor.dtype))
-        return [Shadow(ops.concatenate(full, axis=axis), parts[0].axis, parts[0].ids)]
-
-
-@register("ops.Hstack")
-class HstackRule(ConcatenateRule):
-    def axis(self, call: Call) -> int:
-        return 1
-
-
-@register("ops.Vstack")
-class VstackRule(ConcatenateRule):
-    """Along the batch."""
-
-    def axis(self, call: Call) -> int:
-        return 0
-
-
-@register("ops.Dstack")
-class DstackRule(ConcatenateRule):
-    def axis(self, call: Call) -> int:
-        return 2
-
-    def flow(self, call: Call, inputs: list, space: Space) -> list:
-        if call.inputs[0].rank < 3:
-            if any(x is not None for x in inputs):
-                space.refuse(call, inputs, "puts axes around tensors of rank 2; use ops.stack")
-            return [None]
-        return super().flow(call, inputs, space)
-
-
-@register("ops.Append")
-class AppendRule(ConcatenateRule):
-    def flow(self, call: Call, inputs: list, space: Space) -> list:
-        if all(x is None for x in inputs):
-            return [None]
-        if call.op.axis is None:
-            space.refuse(call, inputs, "appends to the flattened batch; give it an axis")
-            return [None]
-        if len(call.inputs) < 2:
-            space.refuse(
-                call, inputs, "appends a constant; use ops.pad or keras.layers.Concatenate"
-            )
-            return [None]
-        return super().flow(call, inputs, space)
-
-
-@register("ops.Stack")
-class StackRule(Rule):
-    """Tensors side by side along a new axis: all carry the same channels."""
-
-    def flow(self, call: Call, inputs: list, space: Space) -> list:
-        grown = [x for x in inputs if x is not None]
-        if not grown:
-            return [None]
-        axis = call.op.axis % (call.inputs[0].rank + 1)
-        if len(grown) < len(inputs) or any(x.axis != grown[0].axis for x in grown):
-            space.refuse(call, inputs, "stacks tensors of which not all can grow alike")
-            return [None]
-        if axis == 0:
-            space.refuse(call, inputs, "puts an axis in front of the batch")
-            return [None]
-        joined = space.join(call, grown)
-        alike = np.all([x.values == grown[0].values for x in grown], axis=0)
-        values = np.where(alike | (joined.labels >= 0), grown[0].values, UNKNOWN)
-        return [Channels(joined.axis + (axis <= joined.axis), joined.labels, values)]
-
-    def shadow(self, call: Call, inputs: list, context: ShadowContext) -> list:
-        known = next(x for x in inputs if x is not None)
-        tensors = [ops.zeros_like(known.tensor) if x is None else x.tensor for x in inputs]
-        axis = context.axis(call.outputs[0])
-        return [Shadow(ops.stack(tensors, axis=call.op.axis), axis, known.ids)]
+register("ops.Arctan2")(NoSlopeAtZero(np.arctan2, fill=1.0))
+register("ops.Hypot")(NoSlopeAtZero(np.hypot, fill=1.0))
+register("ops.Logaddexp")(Join(np.logaddexp))
+register("ops.Logaddexp2")(Join(np.logaddexp2))

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from keras_grow.tools.backend import BACKENDS, Choice, choose_backend
+from keras_grow.tools.cli.backend import BACKENDS, Choice, choose_backend
 from keras_grow.tools.modelfile.trust import Trust
 
 Function = TypeVar("Function", bound=Callable[..., Any])

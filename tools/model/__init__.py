@@ -1,0 +1,1 @@
+"""A loaded model looked at by Keras' public interface: its parts, and a picture of them."""
