@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from keras_grow.errors import GrowthError
-from keras_grow.logs import records
+from keras_grow.logs import checking, records
 from keras_grow.logs.events import GrowthEvent, SiteGrowth
 
 FILE = "growth-history.json"
@@ -65,12 +65,12 @@ def read_history(path: str | os.PathLike) -> tuple[list[GrowthEvent], list[str]]
         with zipfile.ZipFile(path) as archive:
             if MEMBER not in archive.namelist():
                 return [], []
-            if archive.getinfo(MEMBER).file_size > records.MAX_BYTES:
-                raise records.RecordError(f"it is longer than {records.MAX_BYTES // 2**20} MB")
+            if archive.getinfo(MEMBER).file_size > checking.MAX_BYTES:
+                raise checking.RecordError(f"it is longer than {checking.MAX_BYTES // 2**20} MB")
             with archive.open(MEMBER) as member:  # may lie about its size
-                data = member.read(records.MAX_BYTES + 1)
+                data = member.read(checking.MAX_BYTES + 1)
         return records.decode_events(data)
-    except records.RecordError as error:
+    except checking.RecordError as error:
         raise GrowthError(f"The growth history inside {path} cannot be read: {error}.") from None
     except FileNotFoundError:
         raise GrowthError(f"There is no file {path} (looked in {Path.cwd()}).") from None

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from keras_grow.errors import GrowthError
-from keras_grow.logs import records
+from keras_grow.logs import checking, records
+from keras_grow.logs.checking import RecordError
 from keras_grow.logs.events import FILE_NAME, SiteGrowth
 from keras_grow.logs.networks import Network
-from keras_grow.logs.records import RecordError
 from keras_grow.logs.runs import GrowthSummary, Run, Series
 from keras_grow.logs.writing import INSTALL, event_protos
 
@@ -74,7 +74,7 @@ class Follower:
         self._check()
         news = False
         for folder, files in _run_folders(self.logdir):
-            name = records.clean(folder.relative_to(self.logdir).as_posix())
+            name = checking.clean(folder.relative_to(self.logdir).as_posix())
             if name not in self._folders:
                 self._folders[name] = _Folder(name, folder)
             news = self._folders[name].update(files) or news
@@ -243,7 +243,7 @@ class _Folder:
             elif value.tag == records.SESSION:
                 self._opened.append((step, when))
         except RecordError as error:
-            tag = records.clean(value.tag)
+            tag = checking.clean(value.tag)
             _tell(self._left_out, f"Step {step}: a record of {tag} was left out: {error}.")
 
     def _take_tensor(self, value: Any, event: Any) -> None:
@@ -252,7 +252,7 @@ class _Folder:
         try:
             number = np.asarray(tensor_util.make_ndarray(value.tensor), dtype=np.float64).item()
         except (TypeError, ValueError) as error:
-            tag = records.clean(value.tag)
+            tag = checking.clean(value.tag)
             _tell(self._left_out, f"Step {event.step}: '{tag}' was left out: {error}.")
             return
         self._point(value.tag, event, number)
@@ -260,7 +260,7 @@ class _Folder:
     def _point(self, tag: str, event: Any, number: float) -> None:
         points = self._scalars.get(tag)
         if points is None:
-            points = self._scalars.setdefault(records.clean(tag), _Points())
+            points = self._scalars.setdefault(checking.clean(tag), _Points())
         points.add(event.step, event.wall_time, number)
 
     def _purge(self, step: int) -> None:
@@ -380,10 +380,10 @@ class _Lines:
         try:
             with open(self.path, "rb") as file:
                 file.seek(self._at)
-                while data := file.read(2 * records.MAX_BYTES):
+                while data := file.read(2 * checking.MAX_BYTES):
                     whole = data[: data.rfind(b"\n") + 1]
                     if not whole:
-                        self._ended = len(data) > records.MAX_BYTES  # a line without end
+                        self._ended = len(data) > checking.MAX_BYTES  # a line without end
                         break
                     self._at += len(whole)
                     file.seek(self._at)

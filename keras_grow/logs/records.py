@@ -5,20 +5,29 @@ growth step, `NETWORK` at the start and after every change of the layers, `SESSI
 opening of a writer. A reader of a run that was resumed must leave out what `Sessions` calls stale:
 TensorBoard's fast loader keeps it.
 
-What is decoded may come from anywhere. It is checked field by field: texts are cut to a sensible
-length and have no control characters, numbers are finite, and whatever else the bytes hold is a
-`RecordError`.
+What is decoded may come from anywhere. It is checked field by field (see `checking`), and whatever
+else the bytes hold is a `RecordError`.
 """
 
-import functools
 import json
 import math
 import zlib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, fields
+from collections.abc import Iterable, Mapping
 from numbers import Integral
-from typing import Any, NoReturn
+from typing import Any
 
+from keras_grow.logs import checking
+from keras_grow.logs.checking import (
+    MAX_TEXT,
+    Check,
+    RecordError,
+    arguments,
+    cut,
+    decompressed,
+    without_none,
+    parsed,
+    require,
+)
 from keras_grow.logs.events import GrowthEvent, SiteGrowth
 from keras_grow.logs.networks import Network, Node
 from keras_grow.logs.runs import GrowthSummary
@@ -38,15 +47,6 @@ BEHIND_THE_CUT = 4
 SHORT_TEXT = 300
 SHORT_LIST = 10
 
-# Limits of what is decoded: bytes when decompressed, values in them, characters of one text.
-MAX_BYTES = 16 * 2**20
-MAX_VALUES = 1_000_000
-MAX_TEXT = 2000
-
-
-class RecordError(ValueError):
-    """Bytes that are no such record; the message says why."""
-
 
 # --- growth in short ---------------------------------------------------------------------------
 
@@ -54,9 +54,9 @@ class RecordError(ValueError):
 def in_short(event: GrowthEvent) -> GrowthSummary:
     """A growth step without its sites. Long texts and lists are cut, and say so."""
     sites = event.sites
-    notes = [_cut(str(note), SHORT_TEXT) for note in event.notes]
+    notes = [cut(str(note), SHORT_TEXT) for note in event.notes]
     skipped = {
-        _cut(str(name), SHORT_TEXT): _cut(str(reason), SHORT_TEXT)
+        cut(str(name), SHORT_TEXT): cut(str(reason), SHORT_TEXT)
         for name, reason in list(event.skipped.items())[:SHORT_LIST]
     }
     if len(notes) > SHORT_LIST:
@@ -77,7 +77,7 @@ def in_short(event: GrowthEvent) -> GrowthSummary:
         deviation=_finite(event.deviation),
         tolerance=_finite(event.tolerance),
         seconds={str(k): float(v) for k, v in event.seconds.items()},
-        error=None if event.error is None else _cut(str(event.error), MAX_TEXT),
+        error=None if event.error is None else cut(str(event.error), MAX_TEXT),
         notes=tuple(notes),
         dry_run=bool(event.dry_run),
         sites=len(sites),
@@ -105,7 +105,7 @@ def decode_growth(data: bytes, step: int, time: float) -> GrowthSummary:
         RecordError: these are no such bytes.
     """
     return GrowthSummary(
-        step=step, time=time, **_checked(GrowthSummary, _GROWTH, _parsed(data), "growth")
+        step=step, time=time, **arguments(GrowthSummary, _GROWTH, parsed(data), "growth")
     )
 
 
@@ -140,11 +140,11 @@ def decode_sites(data: bytes) -> list[SiteGrowth]:
     Raises:
         RecordError: these are no such bytes.
     """
-    columns = _parsed(_decompressed(data))
-    _check("a table", isinstance(columns, dict), columns)
+    columns = parsed(decompressed(data))
+    require("a table", isinstance(columns, dict), columns)
     known = {name: column for name, column in columns.items() if name in _SITE}
     for name, column in known.items():
-        _check(f"'{name}' a list", isinstance(column, list), column)
+        require(f"'{name}' a list", isinstance(column, list), column)
     lengths = {len(column) for column in known.values()}
     if "name" not in known or len(lengths) != 1:
         raise RecordError(f"the columns of its sites have different lengths: {sorted(lengths)}")
@@ -172,23 +172,23 @@ def decode_network(data: bytes) -> Network:
     Raises:
         RecordError: these are no such bytes.
     """
-    values = _parsed(_decompressed(data))
-    head = _checked(Network, {"name": _text, "step": _count}, values, "network")
+    values = parsed(decompressed(data))
+    head = arguments(Network, {"name": checking.text, "step": checking.count}, values, "network")
     columns, edges = values.get("nodes"), values.get("edges")
-    _check("'nodes' a table", isinstance(columns, dict), columns)
-    _check("'edges' a list", isinstance(edges, list), edges)
+    require("'nodes' a table", isinstance(columns, dict), columns)
+    require("'edges' a list", isinstance(edges, list), edges)
     lists = [columns.get(name) for name in _NODE]
     if not all(isinstance(c, list) for c in lists) or len({len(c) for c in lists}) != 1:
         raise RecordError("the columns of its nodes are missing or have different lengths")
     rows = (dict(zip(_NODE, row, strict=True)) for row in zip(*lists, strict=True))
-    nodes = tuple(Node(**_checked(Node, _NODE, _known(row), "node")) for row in rows)
+    nodes = tuple(Node(**arguments(Node, _NODE, without_none(row), "node")) for row in rows)
     return Network(**head, nodes=nodes, edges=tuple(_edge(e, len(nodes)) for e in edges))
 
 
 def _edge(edge: Any, nodes: int) -> tuple[int, int]:
     good = isinstance(edge, list) and len(edge) == 2
     good = good and all(type(i) is int and 0 <= i < nodes for i in edge)
-    _check("an edge a pair of its nodes", good, edge)
+    require("an edge a pair of its nodes", good, edge)
     return edge[0], edge[1]
 
 
@@ -201,7 +201,7 @@ def decode_event(data: bytes | str) -> GrowthEvent:
     Raises:
         RecordError: this is no such text.
     """
-    return event_from(_parsed(data))
+    return event_from(parsed(data))
 
 
 def decode_events(data: bytes | str) -> tuple[list[GrowthEvent], list[str]]:
@@ -210,8 +210,8 @@ def decode_events(data: bytes | str) -> tuple[list[GrowthEvent], list[str]]:
     Raises:
         RecordError: this is no such text.
     """
-    values = _parsed(data)
-    _check("a list", isinstance(values, list), values)
+    values = parsed(data)
+    require("a list", isinstance(values, list), values)
     found, left_out = [], []
     for number, value in enumerate(values, 1):
         try:
@@ -227,10 +227,10 @@ def event_from(values: Any) -> GrowthEvent:
     Raises:
         RecordError: it is no such value.
     """
-    checked = _checked(GrowthEvent, _EVENT, values, "growth event")
+    checked = arguments(GrowthEvent, _EVENT, values, "growth event")
     sites = values.get("sites")
-    _check("'sites' a list", isinstance(sites, list), sites)
-    return GrowthEvent(sites=[_site(_known(site)) for site in sites], **checked)
+    require("'sites' a list", isinstance(sites, list), sites)
+    return GrowthEvent(sites=[_site(without_none(site)) for site in sites], **checked)
 
 
 # --- sessions ----------------------------------------------------------------------------------
@@ -321,210 +321,71 @@ def _root_of_squares(values: Iterable[float | None]) -> float | None:
     return _finite(math.hypot(*known)) if known else None
 
 
-# --- checking ----------------------------------------------------------------------------------
-
-
-def _decompressed(data: bytes) -> bytes:
-    try:
-        stream = zlib.decompressobj()
-        found = stream.decompress(bytes(data), MAX_BYTES)
-    except (zlib.error, TypeError, ValueError) as error:
-        raise RecordError(f"it cannot be decompressed ({_shown(str(error))})") from None
-    if stream.unconsumed_tail:
-        raise RecordError(f"it takes more than {MAX_BYTES // 2**20} MB when decompressed")
-    if not stream.eof:
-        raise RecordError("it is cut off")
-    return found
-
-
-def _parsed(data: bytes | str) -> Any:
-    try:
-        text = data if isinstance(data, str) else bytes(data).decode("utf-8")
-    except (TypeError, ValueError):
-        raise RecordError("it is no text in UTF-8") from None
-    if len(text) > MAX_BYTES:
-        raise RecordError(f"it is longer than {MAX_BYTES // 2**20} MB")
-    if sum(text.count(sign) for sign in ",[{") > MAX_VALUES:
-        raise RecordError(f"it holds more than {MAX_VALUES:,} values")
-    try:
-        return json.loads(text, parse_constant=_no_number)
-    except RecursionError:
-        raise RecordError("it is no JSON: it is nested too deeply") from None
-    except RecordError:
-        raise
-    except ValueError as error:
-        raise RecordError(f"it is no JSON ({_shown(str(error))})") from None
-
-
-def _no_number(name: str) -> NoReturn:
-    raise RecordError(f"it holds {name}, which is no number in JSON")
-
-
-def _check(what: str, good: bool, received: Any) -> None:
-    if not good:
-        raise RecordError(f"it should have had {what}. Received: {_shown(repr(received))}")
-
-
-def _shown(text: str) -> str:
-    return clean(text if len(text) <= 60 else text[:57] + "...")
-
-
-def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 3] + "..."
-
-
-# Terminals obey control characters, and half a surrogate pair cannot be sent anywhere.
-_UNPRINTABLE = {
-    code: "\ufffd" for code in (*range(32), *range(127, 160), *range(0xD800, 0xE000))
-} | {code: chr(code) for code in (9, 10)}
-
-
-def clean(text: str) -> str:
-    """A text without what would steer a terminal or cannot be encoded."""
-    return text if text.isprintable() else text.translate(_UNPRINTABLE)
-
-
-def _text(value: Any, name: str) -> str:
-    _check(f"a text as '{name}'", isinstance(value, str), value)
-    return clean(_cut(value, MAX_TEXT))
-
-
-def _texts(value: Any, name: str) -> list[str]:
-    _check(f"a list of texts as '{name}'", isinstance(value, list), value)
-    return [_text(v, name) for v in value]
-
-
-def _text_tuple(value: Any, name: str) -> tuple[str, ...]:
-    return tuple(_texts(value, name))
-
-
-def _count(value: Any, name: str) -> int:
-    good = type(value) is int and 0 <= value < 2**63
-    _check(f"a whole number of 0 or more as '{name}'", good, value)
-    return value
-
-
-def _number(value: Any, name: str) -> float:
-    good = type(value) in (int, float) and abs(value) < 1e300
-    _check(f"a finite number as '{name}'", good, value)
-    return float(value)
-
-
-def _positive(value: Any, name: str) -> float:
-    found = _number(value, name)
-    _check(f"a number of 0 or more as '{name}'", found >= 0, value)
-    return found
-
-
-def _numbers(value: Any, name: str) -> list[float]:
-    _check(f"a list of numbers as '{name}'", isinstance(value, list), value)
-    return [_positive(v, name) for v in value]
-
-
-def _truth(value: Any, name: str) -> bool:
-    _check(f"true or false as '{name}'", isinstance(value, bool), value)
-    return value
-
-
-def _table_of(check: "Check") -> "Check":
-    def checked(value: Any, name: str) -> dict[str, Any]:
-        _check(f"a table as '{name}'", isinstance(value, dict), value)
-        return {_text(k, name): check(v, name) for k, v in value.items()}
-
-    return checked
-
-
-def _known(row: Any) -> dict[str, Any]:
-    """None stands for what is not known everywhere, so it is the same as nothing."""
-    _check("a table for each", isinstance(row, dict), row)
-    return {name: value for name, value in row.items() if value is not None}
-
-
-@functools.cache
-def _needed(cls: Any) -> frozenset[str]:
-    """Fields without a default."""
-    return frozenset(f.name for f in fields(cls) if f.default is f.default_factory is MISSING)
-
-
-def _checked(cls: Any, checks: "Mapping[str, Check]", values: Any, what: str) -> dict[str, Any]:
-    """Arguments of a dataclass. Fields that are not known here are of a later version."""
-    _check(f"a table, the {what}", isinstance(values, dict), values)
-    needed = _needed(cls) & checks.keys()
-    if not needed <= values.keys():
-        missing = sorted(needed - values.keys())
-        raise RecordError(f"the {what} lacks {', '.join(missing)}")
-    found = {}
-    for name, check in checks.items():
-        value = values.get(name)
-        if value is not None or name in needed:
-            found[name] = check(value, name)
-    return found
+# --- fields -------------------------------------------------------------------------------------
 
 
 def _site(row: dict[str, Any]) -> SiteGrowth:
     # What every record has but an encoder leaves out where it is empty everywhere.
     empty = {"producers": [], "consumers": [], "width_before": 0, "width_after": 0}
-    checked = _checked(SiteGrowth, _SITE, {**empty, "method": "", "form": "", **row}, "site")
+    checked = arguments(SiteGrowth, _SITE, {**empty, "method": "", "form": "", **row}, "site")
     return SiteGrowth(**checked)
 
 
-Check = Callable[[Any, str], Any]
-
 _GROWTH: dict[str, Check] = {
-    "epoch": _count,
-    "parameters_before": _count,
-    "parameters_after": _count,
-    "flops_before": _positive,
-    "flops_after": _positive,
-    "loss": _number,
-    "deviation": _positive,
-    "tolerance": _positive,
-    "seconds": _table_of(_positive),
-    "error": _text,
-    "notes": _text_tuple,
-    "dry_run": _truth,
-    "sites": _count,
-    "added": _count,
-    "methods": _text_tuple,
-    "forms": _text_tuple,
-    "kinds": _text_tuple,
-    "gradient_norm": _positive,
-    "existing_norm": _positive,
-    "skipped": _table_of(_text),
+    "epoch": checking.count,
+    "parameters_before": checking.count,
+    "parameters_after": checking.count,
+    "flops_before": checking.positive,
+    "flops_after": checking.positive,
+    "loss": checking.number,
+    "deviation": checking.positive,
+    "tolerance": checking.positive,
+    "seconds": checking.table_of(checking.positive),
+    "error": checking.text,
+    "notes": checking.text_tuple,
+    "dry_run": checking.truth,
+    "sites": checking.count,
+    "added": checking.count,
+    "methods": checking.text_tuple,
+    "forms": checking.text_tuple,
+    "kinds": checking.text_tuple,
+    "gradient_norm": checking.positive,
+    "existing_norm": checking.positive,
+    "skipped": checking.table_of(checking.text),
 }
 
 _SITE: dict[str, Check] = {
-    "name": _text,
-    "producers": _texts,
-    "consumers": _texts,
-    "width_before": _count,
-    "width_after": _count,
-    "method": _text,
-    "form": _text,
-    "singular_values": _numbers,
-    "gradient_norm": _positive,
-    "rank": _count,
-    "notes": _texts,
-    "kind": _text,
-    "existing_norm": _positive,
-    "spectrum_size": _count,
-    "first_step": _positive,
-    "first_reach": _positive,
+    "name": checking.text,
+    "producers": checking.texts,
+    "consumers": checking.texts,
+    "width_before": checking.count,
+    "width_after": checking.count,
+    "method": checking.text,
+    "form": checking.text,
+    "singular_values": checking.numbers,
+    "gradient_norm": checking.positive,
+    "rank": checking.count,
+    "notes": checking.texts,
+    "kind": checking.text,
+    "existing_norm": checking.positive,
+    "spectrum_size": checking.count,
+    "first_step": checking.positive,
+    "first_reach": checking.positive,
 }
 
 _NODE: dict[str, Check] = {
-    "path": _text,
-    "kind": _text,
-    "width": _count,
-    "site": _text,
-    "parameters": _count,
+    "path": checking.text,
+    "kind": checking.text,
+    "width": checking.count,
+    "site": checking.text,
+    "parameters": checking.count,
 }
 
 _EVENT: dict[str, Check] = {
-    "step": _count,
-    "time": _positive,
-    "scores": _table_of(_table_of(_number)),
+    "step": checking.count,
+    "time": checking.positive,
+    "scores": checking.table_of(checking.table_of(checking.number)),
     **{name: check for name, check in _GROWTH.items() if name in GrowthEvent.__dataclass_fields__},
-    "notes": _texts,
+    "notes": checking.texts,
 }
 _EVENT.pop("sites")

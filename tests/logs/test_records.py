@@ -11,9 +11,9 @@ import pytest
 from hypothesis import strategies as st
 
 from keras_grow.logs import records
+from keras_grow.logs.checking import MAX_TEXT, RecordError
 from keras_grow.logs.events import GrowthEvent, SiteGrowth
 from keras_grow.logs.networks import Network, Node
-from keras_grow.logs.records import RecordError
 
 pytestmark = pytest.mark.backend("jax", "torch", "tensorflow")
 
@@ -316,7 +316,7 @@ class TestHostileBytes:
 
     def test_texts_without_end(self):
         data = json.dumps({**GOOD, "error": "a" * 10**6}).encode()
-        assert len(records.decode_growth(data, 0, 0.0).error) == records.MAX_TEXT
+        assert len(records.decode_growth(data, 0, 0.0).error) == MAX_TEXT
 
     def test_fields_of_a_later_version_are_left_alone(self):
         data = json.dumps({**GOOD, "colour": ["red"]}).encode()

@@ -19,11 +19,6 @@ from rich.table import Table
 
 import keras_grow as kg
 from keras_grow import zoo
-from keras_grow.graph.outputs import Outputs
-from keras_grow.growth.data import Batches
-from keras_grow.growth.methods import METHODS
-from keras_grow.growth.step import GrowthStep
-from keras_grow.planning import survey
 from keras_grow.tools.benchmarks import gromo
 
 
@@ -102,32 +97,9 @@ def growth_event(
     form: str = "auto",
 ) -> tuple[dict[str, float], float]:
     """Median seconds by phase of one growth event without compilation, and the first run's sum."""
-    outputs = Outputs(survey(model).graph)
-    start = time.perf_counter()
-    atlas = survey(model)
-    surveyed = time.perf_counter() - start
-    amounts = {atlas.find(name): n for name, n in added.items()}
-    step = GrowthStep(
-        atlas,
-        amounts,
-        kg.methods.get(method),
-        np.random.default_rng(0),
-        Batches((x, y, None)),
-        kg.Slopes(),
-        outputs,
-        form,
-    )
-    step.prepare()
-    runs = []
-    for _ in range(repeats + 1):
-        plan = step.seconds["plan"]
-        step.seconds.clear()
-        step.seconds.update(survey=surveyed, plan=plan)
-        step.measure()
-        step.choose()
-        step.operate()
-        runs.append(dict(step.seconds))
-        step.surgery.undo()
+    sites = {name: site for site in kg.sites(model) for name in (site.name, *site.producers)}
+    widths = {name: sites[name].width + n for name, n in added.items()}
+    runs = kg.testing.time_growth(model, widths, method, [(x, y)], form=form, repeats=repeats)
     first, warm = runs[0], runs[1:]
     phases = {name: statistics.median(r[name] for r in warm) for name in first if name in warm[0]}
     return phases, sum(first.values())
@@ -140,7 +112,7 @@ def table_of(setting: str, methods: list[str], steps: int, repeats: int) -> Tabl
     step = training_step(model, x, y, steps)
     rows: list[tuple[str, str, dict[str, float], float]] = []
     for name in methods:
-        for form in METHODS[name]().forms:
+        for form in kg.methods.get(name).forms:
             try:
                 phases, cold = growth_event(model, x, y, added, name, repeats, form)
             except kg.GrowthError as refusal:  # no bias where `zeros` wants one
@@ -180,7 +152,7 @@ def _cells(phases: dict[str, float], step: float) -> tuple[str, str, str]:
 @click.option(
     "--method",
     "methods",
-    type=click.Choice([*METHODS, "all"]),
+    type=click.Choice([*kg.methods.METHODS, "all"]),
     multiple=True,
     default=("all",),
     show_default=True,
@@ -196,7 +168,7 @@ def command(
 ) -> None:
     """Cost of one growth event as a ratio to one compiled training step."""
     console = Console(width=150)
-    chosen = list(METHODS) if "all" in methods else list(dict.fromkeys(methods))
+    chosen = list(kg.methods.METHODS) if "all" in methods else list(dict.fromkeys(methods))
     for name in names or SETTINGS:
         console.print(table_of(name, chosen, steps, repeats))
     console.print(gromo.WHAT if gromo.available() else gromo.HOW)

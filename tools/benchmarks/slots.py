@@ -2,12 +2,13 @@
 
 Small networks train, grow in the middle of it through `GrowthCallback`, and train on. Every way to
 start is measured from the same trained state, with the same new weights and the same batches, so
-the ways can be compared seed by seed.
+the ways can be compared seed by seed. Ways other than the library's are done here: right after the
+growth new entries are overwritten.
 """
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import click
@@ -19,12 +20,18 @@ from rich.table import Table
 
 import keras_grow as kg
 from keras_grow import zoo
-from keras_grow.apply.slots import BALANCE, INITIAL, LINE, MEAN, TENTH, ZERO, starting
 from keras_grow.zoo import digits, teacher_student
 
 BEFORE, AFTER, SPIKE, LATER = 600, 100, 20, 10  # training steps
 METHODS = ("gradmax", "random")
 optimizers = keras.optimizers
+
+
+# What new entries of a slot can start with, besides what the library gives them.
+ZERO = "zero"
+MEAN = "mean"  # the mean of the slot's old entries
+LINE = "line"  # the mean of the old entries in line with it along the axis that has grown
+TENTH = "tenth"  # a tenth of that
 
 
 @dataclass(frozen=True)
@@ -33,17 +40,20 @@ class Way:
 
     Attributes:
         name: for the table.
-        starts: by slot, a start of `keras_grow.apply.optimizers`.
+        starts: by slot, as `slots_of` calls it, one of the starts above. What is left out starts
+            as the library has it.
         warmup: of the callback.
     """
 
     name: str
-    starts: dict[str, str]
+    starts: dict[str, str] = field(default_factory=dict)
     warmup: int = 0
 
 
-def _ways(*slots: str, zero: str = ZERO) -> list[Way]:
-    return [Way(start, dict.fromkeys(slots, start)) for start in (zero, MEAN, LINE, TENTH)]
+def _ways(*slots: str, first: str = "zero") -> list[Way]:
+    """The library's way, which is called `first`, and the others."""
+    others = (MEAN, LINE, TENTH)
+    return [Way(first), *(Way(start, dict.fromkeys(slots, start)) for start in others)]
 
 
 def _warmed(ways: list[Way]) -> list[Way]:
@@ -57,60 +67,55 @@ def _moments(first: str, second: str, *more: str) -> list[Way]:
     seconds = _ways(second, *more)
     all_in_line = dict.fromkeys((first, second, *more), LINE)
     return [
-        *(Way(f"second moments: {w.name}", {first: ZERO, **w.starts}) for w in seconds),
+        *(Way(f"second moments: {w.name}", w.starts) for w in seconds),
         Way("first and second moments: line", all_in_line),
     ]
 
 
-_ADAM = _warmed(_moments("_momentums", "_velocities"))
+_ADAM = _warmed(_moments("momentum", "velocity"))
 # By name: the optimizer and the ways that it is measured with, the first as a fresh one would.
 CASES: dict[str, tuple[Callable[[], Any], list[Way]]] = {
-    "sgd": (lambda: optimizers.SGD(0.01, momentum=0.9), _warmed(_ways("momentums"))),
-    "rmsprop": (lambda: optimizers.RMSprop(0.002), _ways("_velocities")),
+    "sgd": (lambda: optimizers.SGD(0.01, momentum=0.9), _warmed(_ways("momentum"))),
+    "rmsprop": (lambda: optimizers.RMSprop(0.002), _ways("velocity")),
     "rmsprop centered": (
         lambda: optimizers.RMSprop(0.002, centered=True),
         [
-            *_ways("_velocities"),
-            Way("both: line", {"_velocities": LINE, "_average_gradients": LINE}),
+            *_ways("velocity"),
+            Way("both: line", {"velocity": LINE, "average_gradient": LINE}),
         ],
     ),
     "adam": (lambda: optimizers.Adam(0.005), _ADAM),
     "adam amsgrad": (
         lambda: optimizers.Adam(0.005, amsgrad=True),
-        _moments("_momentums", "_velocities", "_velocity_hats"),
+        _moments("momentum", "velocity", "velocity_hat"),
     ),
     "adamw": (lambda: optimizers.AdamW(0.005), _ADAM),
     "nadam": (lambda: optimizers.Nadam(0.005), _ADAM),
     "lamb": (lambda: optimizers.Lamb(0.01), _ADAM),
-    "adamax": (lambda: optimizers.Adamax(0.01), _moments("_m", "_u")),
-    "adagrad": (lambda: optimizers.Adagrad(0.1), _ways("_accumulators", zero=INITIAL)),
+    "adamax": (lambda: optimizers.Adamax(0.01), _moments("momentum", "norm")),
+    "adagrad": (lambda: optimizers.Adagrad(0.1), _ways("accumulator", first="initial")),
     "adadelta": (
         lambda: optimizers.Adadelta(1.0),
         [
-            *_ways("_accumulated_grads", "_accumulated_delta_vars"),
-            Way("gradients: line", {"_accumulated_grads": LINE, "_accumulated_delta_vars": ZERO}),
+            *_ways("accumulated_grad", "accumulated_delta_var"),
+            Way("gradients: line", {"accumulated_grad": LINE}),
         ],
     ),
-    "adafactor": (lambda: optimizers.Adafactor(0.02), _ways("_r", "_c", "_v")),
+    "adafactor": (lambda: optimizers.Adafactor(0.02), _ways("row", "column", "velocity")),
     "ftrl": (
         lambda: optimizers.Ftrl(0.05),
-        [
-            Way("linear: zero", {"_linears": ZERO, "_accumulators": INITIAL}),
-            Way("balance", {"_linears": BALANCE, "_accumulators": INITIAL}),
-            Way("balance, accumulators: mean", {"_linears": BALANCE, "_accumulators": MEAN}),
-            Way("balance, accumulators: line", {"_linears": BALANCE, "_accumulators": LINE}),
-        ],
+        [Way("linear: zero", {"linear": ZERO}), Way("balance")],
     ),
-    "lion": (lambda: optimizers.Lion(0.001), _ways("_momentums")),
+    "lion": (lambda: optimizers.Lion(0.001), _ways("momentum")),
     "muon": (
         lambda: optimizers.Muon(0.01, exclude_layers=["output", "logits"]),
-        _moments("momentums", "adam_velocities"),
+        _moments("momentum", "velocity"),
     ),
 }
 if hasattr(optimizers, "ScheduleFreeAdamW"):
     CASES["schedule-free adamw"] = (
         lambda: optimizers.ScheduleFreeAdamW(0.01),
-        _ways("_velocities"),
+        _ways("velocity"),
     )
 
 
@@ -141,6 +146,85 @@ def _digits(seed: int) -> Setting:
 
 
 TASKS = {"teacher-student": _teacher_student, "digits": _digits}
+
+
+def slots_of(optimizer: Any, variable: Any) -> dict[str, Any]:
+    """The slots of one variable by the end of their names, such as "velocity".
+
+    Adafactor's factors have no such names: "row" and "column", which stand before the velocity.
+    """
+    stem = variable.path.replace("/", "_") + "_"
+    every = optimizer.variables
+    slots = {v.name.removeprefix(stem): v for v in every if v.name.startswith(stem)}
+    if isinstance(optimizer, optimizers.Adafactor) and len(variable.shape) > 1:
+        at = next(i for i, v in enumerate(every) if v is slots["velocity"])
+        slots["row"], slots["column"] = every[at - 2], every[at - 1]
+    return slots
+
+
+def started(value: np.ndarray, grown: dict[int, np.ndarray], start: str) -> np.ndarray:
+    """A slot with another start.
+
+    Args:
+        value: of the grown slot.
+        grown: by axis that has grown, which places along it are new.
+        start: one of those above.
+    """
+    new = np.zeros(value.shape, bool)
+    along = {}
+    for axis, places in grown.items():
+        shape = [1] * value.ndim
+        shape[axis] = -1
+        along[axis] = places.reshape(shape)
+        new |= along[axis]
+    if start == ZERO:
+        return np.where(new, np.zeros_like(value), value)
+    if start == MEAN:
+        return np.where(new, value[~new].mean(), value)
+    line = value
+    for axis, places in grown.items():
+        mean = np.compress(~places, line, axis).mean(axis, keepdims=True)
+        line = np.where(along[axis], mean, line)
+    return np.where(new, line if start == LINE else line / 10, value)
+
+
+def start_otherwise(optimizer: Any, plan: kg.Plan, starts: dict[str, str]) -> None:
+    """Overwrites the new entries of slots.
+
+    Args:
+        optimizer: whose slots have grown.
+        plan: of the growth, from before it.
+        starts: as of `Way`.
+    """
+    grown: dict[int, dict[int, np.ndarray]] = {}
+    variables = {}
+    for edit in plan.edits:
+        variables[id(edit.variable)] = edit.variable
+        axis = edit.axis % len(edit.variable.shape)
+        grown.setdefault(id(edit.variable), {})[axis] = edit.labels < 0
+    for key, variable in variables.items():
+        slots = slots_of(optimizer, variable)
+        for name, start in starts.items():
+            if name not in slots:
+                continue
+            rank, places = len(variable.shape), grown[key]
+            if name in ("row", "column"):  # which lack an axis each
+                lacks = rank - 1 if name == "row" else rank - 2
+                places = {a - (a > lacks): p for a, p in places.items() if a != lacks}
+            slots[name].assign(started(keras.ops.convert_to_numpy(slots[name]), places, start))
+
+
+class Restart(keras.callbacks.Callback):
+    """Starts new entries of slots otherwise, right after the growth."""
+
+    def __init__(self, growth: Any, plan: kg.Plan, starts: dict[str, str]) -> None:
+        super().__init__()
+        self.growth, self.plan, self.starts = growth, plan, starts
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        if self.starts and self.growth.events:
+            start_otherwise(self.model.optimizer, self.plan, self.starts)
+            self.starts = {}
 
 
 class _Losses(keras.callbacks.Callback):
@@ -208,9 +292,10 @@ def measure(task: str, name: str, seed: int) -> Iterator[tuple[str, str, float, 
                 verify=False,
                 warmup=way.warmup,
             )
+            widths = {site.name: site.width + setting.amount for site in kg.sites(grown)}
+            restart = Restart(growth, kg.plan(grown, widths), way.starts)
             record = _Losses(growth, setting)
-            with starting(**way.starts):
-                _fit(grown, setting, 1 + AFTER, seed + 1000, [growth, record])
+            _fit(grown, setting, 1 + AFTER, seed + 1000, [growth, restart, record])
             at, *after = record.losses
             later = float(np.mean(after[-LATER:]))
             yield way.name, method, max(after[:SPIKE]) / at, later / at

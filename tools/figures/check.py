@@ -11,7 +11,7 @@ from keras_grow.tools.drawings import Style
 from keras_grow.tools.figures.theme import ACCENT, NEUTRAL, NEW, Draft, dress
 
 if TYPE_CHECKING:  # figures are drawn without Keras
-    from keras_grow.training.trial import GrowthCheck
+    from keras_grow import GrowthCheck
 
 _COLORS = {"small": NEUTRAL, "grown": ACCENT, "big": NEW}
 
