@@ -24,9 +24,9 @@ from keras_grow.logs.checking import (
     arguments,
     cut,
     decompressed,
-    without_none,
     parsed,
     require,
+    without_none,
 )
 from keras_grow.logs.events import GrowthEvent, SiteGrowth
 from keras_grow.logs.networks import Network, Node

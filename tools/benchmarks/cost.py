@@ -64,7 +64,7 @@ SETTINGS: dict[str, tuple[str, Callable]] = {
 }
 
 
-class _Clock(keras.callbacks.Callback):
+class _StepEnds(keras.callbacks.Callback):
     """Time of every training step, results included (the callback makes them synchronous)."""
 
     def __init__(self) -> None:
@@ -82,7 +82,7 @@ def training_step(model: Any, x: np.ndarray, y: np.ndarray, steps: int) -> float
         while True:
             yield x, y
 
-    clock = _Clock()
+    clock = _StepEnds()
     model.fit(batches(), steps_per_epoch=steps, verbose=0, callbacks=[clock], shuffle=False)
     return statistics.median(np.diff(clock.ends)[2:])
 

@@ -40,7 +40,7 @@ def measure(
     Returns:
         A record that `json` can write; deviations are parts of the scale of the outputs.
     """
-    clock = _Clock()
+    clock = _Stopwatch()
     model = build()
     seconds = {"build": clock()}
     sites = kg.sites(model)
@@ -97,7 +97,7 @@ def measure(
     return record
 
 
-class _Clock:
+class _Stopwatch:
     def __init__(self) -> None:
         self.last = time.perf_counter()
 
