@@ -7,7 +7,7 @@ import pytest
 from logs.synthetic import synthetic_run
 
 from keras_grow.tools import figures
-from keras_grow.tools.drawings import DRAWINGS, X, Options, Style
+from keras_grow.tools.drawings import DRAWINGS, Options, Style, X
 
 pytestmark = pytest.mark.backend("torch")
 
