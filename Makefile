@@ -34,7 +34,7 @@ DEVELOPER_READY := $(VENV)/.ready-developer
 TYPED := build/typecheck
 
 .NOTPARALLEL:
-.PHONY: help demo bench coverage-report browser screenshots test lint style types format install wheel clean
+.PHONY: help demo bench coverage-report browser screenshots test test-all lint style types format install wheel clean
 
 help:
 	@echo "make demo [BACKEND=jax|torch|tensorflow]  grow a network on handwritten digits"
@@ -42,7 +42,8 @@ help:
 	@echo "make coverage-report [BACKENDS=...]       widen the models of three libraries: docs/coverage.md"
 	@echo "make browser                              install Chromium, for the tests of the TensorBoard tab"
 	@echo "make screenshots [BACKEND=...]            pictures of that tab: build/screenshots, docs/images"
-	@echo "make test [BACKENDS='jax torch']          run the tests once on every backend"
+	@echo "make test [BACKENDS='jax torch']          run the tests: what depends on the backend, on each"
+	@echo "make test-all [BACKENDS=...]              all of them on each, in every variant, for releases"
 	@echo "make lint                                 check style, format and types"
 	@echo "make format                               mend style and format"
 	@echo "make install                              only fill .venv for all of these"
@@ -82,18 +83,27 @@ browser:
 
 # Trains for a few minutes the first time; the runs are kept in build/screenshots/logs.
 screenshots: $(DEVELOPER_READY) browser
-	KERAS_BACKEND=$(BACKEND) PYTHONPATH=tests $(RUN)/python -m plugin.screenshots \
+	KERAS_BACKEND=$(BACKEND) PYTHONPATH=tests $(RUN)/python -m helpers.screenshots \
 		--docs docs/images $(ARGS)
 
 # Every backend runs, whatever the others did; the target fails if one of them failed.
-test: $(DEVELOPER_READY)
+# $(1): settings in the environment, $(2): pytest's options.
+define run_tests
 	@failed=; \
 	for backend in $(BACKENDS); do \
 		echo "== tests on $$backend"; \
-		KERAS_BACKEND=$$backend $(RUN)/python -m pytest -n $(WORKERS) $(ARGS) \
+		KERAS_BACKEND=$$backend $(1) $(RUN)/python -m pytest -n $(WORKERS) --dist worksteal $(2) $(ARGS) \
 			|| failed="$$failed $$backend"; \
 	done; \
 	if [ -n "$$failed" ]; then echo "tests failed on:$$failed" >&2; exit 1; fi
+endef
+
+# What depends on no backend runs on one of them: see tests/helpers/where.py.
+test: $(DEVELOPER_READY)
+	$(call run_tests,,--beside "$(BACKENDS)")
+
+test-all: $(DEVELOPER_READY)
+	$(call run_tests,KERAS_GROW_TEST_ALL=1)
 
 lint: style types
 

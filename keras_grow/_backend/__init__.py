@@ -80,9 +80,18 @@ def after_variables_changed(layers: Iterable[Any]) -> None:
     _on.after_variables_changed(layers)
 
 
-def traces_hold_variables() -> bool:
-    """Whether a compiled function keeps using the variables it was traced with (TensorFlow)."""
-    return _on.TRACES_HOLD_VARIABLES
+def traces_of(functions: Iterable[Any], variables: Iterable[Any]) -> list[Any]:
+    """Of functions that TensorFlow traces, those that would go on with the variables as they are.
+
+    A trace holds the backend's variables; a training step that was traced before a growth would
+    train dead ones, without a word.
+    """
+    return _on.traces_of(functions, variables)
+
+
+def forget_traces(functions: Iterable[Any]) -> None:
+    """Has functions traced anew when they are next called."""
+    _on.forget_traces(functions)
 
 
 # --- computing ---------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ import keras
 
 from keras_grow import _keras
 
-TRACES_HOLD_VARIABLES = False
 # `keras.ops.dot_product_attention` fails otherwise (Keras 3.15).
 ATTENTION_NEEDS_ONE_SIZE = True
 
@@ -28,6 +27,15 @@ def attach_state(model: Any) -> None:
 
 def after_variables_changed(layers: Iterable[Any]) -> None:
     """Nothing is kept a second time."""
+
+
+def traces_of(functions: Iterable[Any], variables: Iterable[Any]) -> list[Any]:
+    """Nothing that is traced holds variables."""
+    return []
+
+
+def forget_traces(functions: Iterable[Any]) -> None:
+    """There are none."""
 
 
 def gradients(forward: Callable) -> tuple[Any, list, Any]:

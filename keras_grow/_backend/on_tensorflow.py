@@ -6,8 +6,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-# A compiled function keeps using the variables it was traced with.
-TRACES_HOLD_VARIABLES = True
+from keras_grow import _keras
+
 ATTENTION_NEEDS_ONE_SIZE = False
 
 
@@ -23,6 +23,29 @@ def attach_state(model: Any) -> None:
 
 def after_variables_changed(layers: Iterable[Any]) -> None:
     """Nothing is kept a second time."""
+
+
+def traces_of(functions: Iterable[Any], variables: Iterable[Any]) -> list[Any]:
+    """Those `tf.function`s of which a trace uses one of the variables, which it holds on to."""
+    handles = {id(_keras.value_of(v).handle) for v in variables}
+    found = []
+    for function in functions:
+        traces = function._function_cache.values()
+        if any(id(used) in handles for one in traces for used in one.graph.external_captures):
+            found.append(function)
+    return found
+
+
+def forget_traces(functions: Iterable[Any]) -> None:
+    """Has them traced anew at their next call, as at the first; variables they made stay theirs."""
+    for function in functions:
+        cache, captures = function._function_cache, function._function_captures
+        function._function_cache = type(cache)()
+        function._function_captures = type(captures)()
+        for config in (function._variable_creation_config, function._no_variable_creation_config):
+            if config is not None:
+                config.function_cache = function._function_cache
+                config.function_captures = function._function_captures
 
 
 def gradients(forward: Callable) -> tuple[Any, list, Any]:

@@ -7,7 +7,6 @@ import torch
 
 from keras_grow import _keras
 
-TRACES_HOLD_VARIABLES = False
 ATTENTION_NEEDS_ONE_SIZE = False
 
 
@@ -30,6 +29,15 @@ def after_variables_changed(layers: Iterable[Any]) -> None:
     """
     for layer in layers:
         _keras.track_variables(layer)
+
+
+def traces_of(functions: Iterable[Any], variables: Iterable[Any]) -> list[Any]:
+    """Nothing that is traced holds variables."""
+    return []
+
+
+def forget_traces(functions: Iterable[Any]) -> None:
+    """There are none."""
 
 
 def gradients(forward: Callable) -> tuple[Any, list, Any]:

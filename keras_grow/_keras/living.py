@@ -5,6 +5,8 @@ the same layers or an `EarlyStopping` that waits to restore weights is known to 
 """
 
 import gc
+import sys
+import weakref
 from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
@@ -34,6 +36,8 @@ class Living:
     def within(cls, model: Any) -> "Living":
         """Of a copy just made, which nobody can hold yet: the model itself and those inside it."""
         found = cls(stoppings=[])
+        vars(found)["optimizers"] = []
+        vars(found)["traced"] = []
         models = [below for below in sublayers(model) if isinstance(below, keras.Model)]
         graphs = [functional_of(below) for below in models]
         vars(found)["models"] = models
@@ -47,9 +51,12 @@ class Living:
         `gc.get_referrers(*classes)` takes half the time, but asks every object in memory what it
         refers to, and extension types of other packages have crashed over that.
         """
-        classes = _subclasses(keras.Model) | _subclasses(Function)
-        classes |= _subclasses(keras.callbacks.EarlyStopping)
-        return [o for o in gc.get_objects() if type(o) in classes]
+        return _heap.look()
+
+    def look_again(self) -> None:
+        """Forgets what was found, for instance after a collection."""
+        for name in ("_objects", "models", "graphs", "optimizers", "traced"):
+            vars(self).pop(name, None)
 
     @cached_property
     def models(self) -> list[Any]:
@@ -61,6 +68,18 @@ class Living:
         """Every functional graph."""
         found = [o for o in self._objects if isinstance(o, Function)]
         return [f for f in found if "_nodes_by_depth" in vars(f)]
+
+    @cached_property
+    def optimizers(self) -> list[Any]:
+        """Every built optimizer, those inside of others included."""
+        found = [o for o in self._objects if isinstance(o, keras.optimizers.Optimizer)]
+        return [o for o in found if getattr(o, "built", False)]
+
+    @cached_property
+    def traced(self) -> list[Any]:
+        """Every function that TensorFlow traces."""
+        classes = _traced_classes()
+        return [o for o in self._objects if type(o) in classes]
 
     @cached_property
     def stoppings(self) -> list[Any]:
@@ -82,6 +101,11 @@ class Living:
                 found.append(candidate)
         return found
 
+    def training(self, variables: Iterable[Any]) -> list[Any]:
+        """Built optimizers that train one of `variables`, whoever holds them."""
+        wanted = {id(v) for v in variables}
+        return [o for o in self.optimizers if any(id(v) in wanted for v in o._trainable_variables)]
+
     def watching(self, model: Any) -> list[Any]:
         """The `EarlyStopping` callbacks that watch a model."""
         return [c for c in self.stoppings if getattr(c, "_model", None) is model]
@@ -94,6 +118,46 @@ class Living:
                 if any(tensor is t for t in node.input_tensors):
                     found[id(node)] = node
         return list(found.values())
+
+
+def _of_keras(objects: list[Any]) -> list[Any]:
+    bases = (keras.Model, Function, keras.optimizers.Optimizer, keras.callbacks.EarlyStopping)
+    classes = set[type]().union(*(_subclasses(base) for base in bases))
+    classes |= _traced_classes()
+    return [o for o in objects if type(o) in classes]
+
+
+def _traced_classes() -> set[type]:
+    """The class of what `@tf.function` makes, if TensorFlow is in use."""
+    module = sys.modules.get("tensorflow.python.eager.polymorphic_function.polymorphic_function")
+    return set() if module is None else {module.Function}
+
+
+class _Heap:
+    """Keras objects in memory, those included that `gc.freeze` has put out of sight.
+
+    After a freeze they are looked for once, by lifting it for a moment. A list that this keeps
+    tells whether there was a new one: it would be out of sight too.
+    """
+
+    def __init__(self) -> None:
+        self.frozen: list[weakref.ref] = []
+        self.mark: list = []
+
+    def look(self) -> list[Any]:
+        objects = gc.get_objects()
+        if gc.get_freeze_count() and not any(o is self.mark for o in objects):
+            gc.unfreeze()
+            gc.collect()  # or garbage would be kept for ever
+            objects = gc.get_objects()
+            gc.freeze()
+            self.frozen = [weakref.ref(o) for o in _of_keras(objects)]
+            self.mark = []
+        held = [o for o in (ref() for ref in self.frozen) if o is not None]
+        return list({id(o): o for o in [*held, *_of_keras(objects)]}.values())
+
+
+_heap = _Heap()
 
 
 def _subclasses(cls: type) -> set[type]:

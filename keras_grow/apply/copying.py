@@ -68,6 +68,7 @@ def borrow_model(model: Any) -> tuple[Any, Callable[[], None]]:
         for _, target, value in lent:
             if value is not None and _backend.holds(target, value):
                 _keras.reinitialize(target, _backend.to_numpy(target).copy())
+        _backend.after_variables_changed(_keras.sublayers(clone))
 
     for layer in _keras.sublayers(clone):
         if isinstance(layer, keras.layers.Normalization):

@@ -38,6 +38,35 @@ def extend_optimizer(model: Any) -> Undo:
     frozen = {id(v) for v in known} - {id(v) for v in trained}
     if frozen:
         trained = [v for v in model.variables if id(v) in wanted]
+    return _extended(optimizer, known, trained)
+
+
+def extend_loose(optimizer: Any, model: Any, new: set[int]) -> Undo:
+    """Brings an optimizer of the user's own in step with a model of which it trains all.
+
+    Args:
+        new: ids of the variables that the model has just got.
+
+    Returns:
+        What undoes it; nothing where the optimizer trains a part of the model only, which is then
+        the user's wish.
+
+    Raises:
+        GrowthError: an optimizer whose slots cannot be told apart; nothing has changed.
+    """
+    trained = list(model.trainable_variables)
+    known = _keras.optimizer_variables(optimizer)
+    ids = {id(v) for v in known}
+    old = {id(v) for v in trained} - new
+    if not old or not old <= ids:
+        return []
+    if old == ids - new:
+        return _extended(optimizer, known, trained)
+    added = [v for v in trained if id(v) in new and id(v) not in ids]
+    return _extended(optimizer, known, [*known, *added])
+
+
+def _extended(optimizer: Any, known: list, trained: list) -> Undo:
     if len(known) == len(trained) and all(a is b for a, b in zip(known, trained, strict=True)):
         return []
     undo: Undo = []

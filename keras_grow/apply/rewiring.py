@@ -15,7 +15,8 @@ import keras
 import numpy as np
 
 from keras_grow import _backend, _keras
-from keras_grow.apply.new_slots import extend_optimizer
+from keras_grow.apply.new_slots import extend_loose, extend_optimizer
+from keras_grow.apply.slots import optimizers_of
 from keras_grow.graph.places import places
 
 
@@ -117,6 +118,7 @@ class Rewiring:
         users = self._users()
         for user in users:
             self._undo.extend(extend_optimizer(user))
+        self._loose_optimizers(users)
         self._early_stopping(users)
         self._refresh(users)
         for user in (m for m in users if not _saves_its_graph(m)):
@@ -142,6 +144,23 @@ class Rewiring:
         found = self.living.using(self.new_layers)
         return [self.model, *(m for m in found if m is not self.model)]
 
+    def _loose_optimizers(self, users: list[Any]) -> None:
+        """Optimizers that a training loop of the user's own holds."""
+        new = {id(v) for layer in self.new_layers for v in layer.weights}
+        if not new:
+            return
+        own = {id(one) for user in users for one in optimizers_of(user)}
+        for user in users:
+            for optimizer in self.living.training(user.trainable_variables):
+                # What lies inside another is reached through that.
+                inside = any(
+                    optimizer in _keras.inner_optimizers(other)
+                    or getattr(other, "inner_optimizer", None) is optimizer
+                    for other in self.living.optimizers
+                )
+                if id(optimizer) not in own and not inside:
+                    self._undo.extend(extend_loose(optimizer, user, new))
+
     def _early_stopping(self, users: list[Any]) -> None:
         """Weights that an `EarlyStopping` would restore, kept in step with the model's."""
         new = {id(v) for layer in self.new_layers for v in layer.weights}
@@ -160,3 +179,6 @@ class Rewiring:
         _backend.after_variables_changed(layers)
         for user in users:
             _keras.drop_compiled(user)
+        # A training step of the user's own that was traced knows nothing of new variables.
+        held = [v for user in users for v in user.variables]
+        _backend.forget_traces(_backend.traces_of(self.living.traced, held))

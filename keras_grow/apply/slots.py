@@ -37,7 +37,6 @@ Nadam, Lamb and ScheduleFreeAdamW were not measured and start as Adam does.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,14 +45,11 @@ import numpy as np
 from keras_grow import _backend, _keras
 from keras_grow.errors import GrowthError
 from keras_grow.planning import Edit
-from keras_grow.planning.arrays import grown_value, in_order, moved, new_entries, split_groups
+from keras_grow.planning.arrays import in_order, moved, new_entries
 
 # What new entries of a slot can start with.
 ZERO = "zero"
 INITIAL = "initial"  # the optimizer's `initial_accumulator_value`, as when it was built
-MEAN = "mean"  # the mean of the slot's old entries
-LINE = "line"  # the mean of the old entries in line with it along the axis that has grown
-TENTH = "tenth"  # a tenth of that
 WEIGHT = "weight"  # the slot is a second copy of the weights: the new weights
 BALANCE = "balance"  # Ftrl computes weights from its slots: what the new weights come out of
 
@@ -99,18 +95,6 @@ def optimizers_of(model: Any) -> list[Any]:
         waiting += [getattr(optimizer, "inner_optimizer", None)]
         waiting += _keras.inner_optimizers(optimizer)
     return found
-
-
-@contextmanager
-def starting(**starts: str) -> Iterator[None]:
-    """While it lasts, new entries of the slots named start otherwise: to measure what is best."""
-    before = dict(_START)
-    _START.update(starts)
-    try:
-        yield
-    finally:
-        _START.clear()
-        _START.update(before)
 
 
 def grown_slots(
@@ -193,12 +177,6 @@ class _Grown:
             new |= before != self.weights
         elif start == WEIGHT:
             source = self.weights
-        elif start == MEAN:
-            source = old.mean()
-        elif start in (LINE, TENTH):
-            for edit in edits:
-                old = grown_value(old, [_filled_in_line(old, edit)])
-            source = old if start == LINE else old / 10
         else:
             source = float(self.optimizer.initial_accumulator_value)
         return np.where(new, source, value).astype(value.dtype)
@@ -223,12 +201,6 @@ def _about(optimizer: Any, name: str, table: dict[tuple[str, str], Any]) -> Any:
         if (cls.__name__, name) in table:
             return table[cls.__name__, name]
     return None
-
-
-def _filled_in_line(value: np.ndarray, edit: Edit) -> Edit:
-    if edit.groups > 1:
-        value = split_groups(value, edit.groups)
-    return replace(edit, role="per-channel", fill=value.mean(axis=edit.axis))
 
 
 def _without_axis(edits: list[Edit], axis: int, rank: int) -> list[Edit]:

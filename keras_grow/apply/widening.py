@@ -15,6 +15,7 @@ import numpy as np
 
 from keras_grow import _backend, _keras
 from keras_grow.apply import slots
+from keras_grow.apply.holders import Holders, holders_of, optimizers_training
 from keras_grow.apply.partners import keep_apart, pad_partners
 from keras_grow.apply.rewiring import Rewiring
 from keras_grow.errors import all_or_nothing
@@ -47,6 +48,9 @@ class Surgery:
     seed: int = 0
     disposable: bool = False
     _living: _keras.Living = field(default_factory=_keras.Living, repr=False)
+    _holders: Holders = field(default_factory=Holders, repr=False)
+    _along: list["Surgery"] = field(default_factory=list, repr=False)
+    _traces: list[Any] = field(default_factory=list, repr=False)
     _undo: list[Callable[[], None]] = field(default_factory=list, repr=False)
 
     def apply(self, living: _keras.Living | None = None) -> None:
@@ -62,12 +66,17 @@ class Surgery:
         _backend.attach_state(model)
         if living is not None:
             self._living = living
+        self._holders = holders_of(self.plan, self._living)
+        self._along = [Surgery(plan, seed=self.seed) for plan in self._holders.plans]
         names = ", ".join(s.site.name for s in self.plan.sites)
         with all_or_nothing(self.undo, f"Growing {names} in model '{model.name}'"):
             self._variables(model)
             self._sizes()
             self._shapes()
             self._early_stopping(model)
+            for other in self._along:
+                self._undo.append(other.take_back)
+                other.go_along(self._living)
             self._rewire(model)
             self._refresh(model)
 
@@ -75,9 +84,22 @@ class Surgery:
         """Puts everything back as it was before `apply`."""
         if not self._undo:
             return
+        self.take_back()
+        self._refresh(self.plan.atlas.graph.model)
+
+    def go_along(self, living: _keras.Living) -> None:
+        """The steps that another surgery takes in a second model, which it brings up to date."""
+        self._living = living
+        model = self.plan.atlas.graph.model
+        self._variables(model)
+        self._sizes()
+        self._shapes()
+        self._early_stopping(model)
+
+    def take_back(self) -> None:
+        """Undoes every step; what is derived from the variables is not brought up to date."""
         while self._undo:
             self._undo.pop()()
-        self._refresh(self.plan.atlas.graph.model)
 
     def grown(self, variables: list[Any], values: list[np.ndarray]) -> list[np.ndarray]:
         """Earlier values of the model's variables, grown as the variables were.
@@ -125,7 +147,9 @@ class Surgery:
         values: dict[int, np.ndarray] = {}
         changing = {key: own[0].variable for key, own in edits.items()}
         changing |= {key: variable for key, (variable, _) in self.plan.rewrites.items()}
-        if not slots.optimizers_of(model):  # one after another: less memory
+        self._traces += _backend.traces_of(self._living.traced, changing.values())
+        active = optimizers_training(model, changing.values(), self._living)
+        if not active:  # one after another: less memory
             for key, variable in changing.items():
                 old = _backend.to_numpy(variable)
                 self._give(variable, self._grown_value(variable, old, edits.get(key, [])))
@@ -134,7 +158,6 @@ class Surgery:
             old = _backend.to_numpy(variable)
             values[key] = self._grown_value(variable, old, edits.get(key, []))
             changes.append((variable, values[key]))
-        active = slots.optimizers_of(model)
         for optimizer in active:
             changes += slots.grown_slots(
                 optimizer, edits, values, self._rewritten, partial(self._copied, edits)
@@ -202,11 +225,12 @@ class Surgery:
 
     def _early_stopping(self, model: Any) -> None:
         """What an `EarlyStopping` would restore: in the old shapes it would fail halfway."""
-        for stopping in self._living.watching(model):
-            best = stopping.best_weights
-            if best is not None and len(best) == len(model.weights):
-                self._undo.append(partial(setattr, stopping, "best_weights", best))
-                stopping.best_weights = self.grown(model.weights, best)
+        for user in (model, *self._holders.models):
+            for stopping in self._living.watching(user):
+                best = stopping.best_weights
+                if best is not None and len(best) == len(user.weights):
+                    self._undo.append(partial(setattr, stopping, "best_weights", best))
+                    stopping.best_weights = self.grown(user.weights, best)
 
     def _rewire(self, model: Any) -> None:
         if self.plan.rewires:
@@ -237,15 +261,14 @@ class Surgery:
 
     def _refresh(self, model: Any) -> None:
         """What is derived from the variables: backend bookkeeping, compiled functions."""
-        layers = self._touched()
-        _backend.after_variables_changed([*layers, *_keras.sublayers(model)])
-        users = self._living.using(layers) if _backend.traces_hold_variables() else []
-        for user in [model, *(u for u in users if u is not model)]:
+        users = [model, *self._holders.models]
+        layers = [layer for user in users for layer in _keras.sublayers(user)]
+        _backend.after_variables_changed(layers)
+        for user in users:
             _keras.drop_compiled(user)
-
-    def _touched(self) -> list[Any]:
-        owners = {edit.path for edit in self.plan.edits}
-        return [op for path, op in self.plan.atlas.graph.paths.items() if path in owners]
+        _backend.forget_traces(self._traces)
+        for other in self._along:
+            _backend.forget_traces(other._traces)
 
 
 def _resized(shape: tuple, axis: int, size: int) -> tuple:

@@ -10,7 +10,7 @@ from keras_grow.errors import GrowthError
 from keras_grow.growth.draft import Draft, Request, no_slope
 from keras_grow.growth.first_step import FirstStep, bounded
 from keras_grow.growth.methods import Problem, Solution
-from keras_grow.growth.methods.checking import checked, wants_gradients, wants_inputs
+from keras_grow.growth.methods.checking import checked
 from keras_grow.growth.problem import has_moments, place, place_moments, problem_of
 from keras_grow.growth.statistics import Measured, Recording, SiteGradients, measure, unit
 from keras_grow.planning import SitePlan
@@ -44,10 +44,10 @@ class Choice:
 def recording_of(request: Request, draft: Draft) -> Recording | None:
     """What is to be computed on growth data; None if nothing."""
     init = request.init
-    if wants_gradients(init.method):
+    if init.method.needs_gradients:
         _check_gradients(request)
         kernels = [k for site in draft.plan.sites for k in site.site.kernels]
-        return Recording(draft.plan, inputs=wants_inputs(init.method), weights=kernels)
+        return Recording(draft.plan, inputs=init.method.needs_inputs, weights=kernels)
     if init.batches is not None and _needs_moments(draft):
         return Recording(draft.plan, gradients=False)
     return None
@@ -57,7 +57,7 @@ def measured(request: Request, draft: Draft, recording: Recording) -> Measured:
     """One forward and backward pass for all sites, for every batch of growth data."""
     init = request.init
     assert init.batches is not None
-    looks = wants_gradients(init.method)
+    looks = init.method.needs_gradients
     found = measure(draft.plan, recording, init.batches if looks else [init.batches.first])
     for site, reason in found.skipped.items() if looks else ():
         no_slope(draft.plan, init.method, site, reason)
@@ -86,7 +86,7 @@ def _solve(
     init, model = request.init, request.atlas.graph.model
     gradients = None if data is None else data.sites.get(site)
     form = draft.form_of(site)
-    problem = pose(site, form, gradients if wants_gradients(init.method) else None)
+    problem = pose(site, form, gradients if init.method.needs_gradients else None)
     solution = checked(init.method, problem, init.method.solve(problem, init.rng))
     if data is not None and problem.gradients is not None:
         solution, choice.first_steps[site] = bounded(

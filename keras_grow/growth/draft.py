@@ -13,7 +13,6 @@ from keras_grow.growth.data import Batches
 from keras_grow.growth.forms import flat_sites, forms_for, planned
 from keras_grow.growth.methods import Method
 from keras_grow.growth.methods.base import SPLIT, ZEROS
-from keras_grow.growth.methods.checking import forms_of, wants_gradients
 from keras_grow.growth.problem import bias_slots, way_out
 from keras_grow.growth.statistics.shadows import SiteShadows
 from keras_grow.planning import Atlas, Plan, Site, SitePlan, make_plan
@@ -99,8 +98,8 @@ def drafted(request: Request) -> Draft:
     flat: set[Site] = set()
     if (
         init.form in ("auto", OUTGOING)
-        and INVERSE in forms_of(init.method)
-        and wants_gradients(init.method)
+        and INVERSE in init.method.forms
+        and init.method.needs_gradients
     ):
         flat = flat_sites(atlas, amounts, plan, forms, init.slopes)
     if flat:
@@ -110,7 +109,7 @@ def drafted(request: Request) -> Draft:
     draft = Draft(plan, forms, frozenset(flat), frozenset(stuck))
     for site in plan.sites:
         _check_form(draft, site, init.method)
-        if getattr(init.method, "sets_bias", False):
+        if init.method.sets_bias:
             bias_slots(site, init.method.name)
     return draft
 
@@ -121,7 +120,7 @@ def check_slopes(draft: Draft, method: Method) -> None:
     Raises:
         GrowthError: it cannot, at some of them; the message names them all.
     """
-    if not wants_gradients(method):
+    if not method.needs_gradients:
         return
     reasons: dict[SitePlan, str] = {}
     for site in draft.plan.sites:
@@ -156,7 +155,7 @@ def no_slope(
 
 
 def _check_form(draft: Draft, site: SitePlan, method: Method) -> None:
-    form, known = draft.form_of(site), forms_of(method)
+    form, known = draft.form_of(site), method.forms
     if form not in known:
         raise GrowthError(
             f"The method '{method.name}' cannot grow site '{site.site.name}' in the "

@@ -16,7 +16,6 @@ import numpy as np
 from keras_grow import _backend, _keras
 from keras_grow.apply.slots import optimizers_of
 from keras_grow.growth.methods import Method, Problem, Solution
-from keras_grow.growth.methods.checking import epsilon_of
 from keras_grow.growth.problem import cut_rows, present_rows
 from keras_grow.growth.statistics import fan_out_slots
 from keras_grow.planning import SitePlan
@@ -140,7 +139,7 @@ def bounded(
         model, site, problem, weights: as of `foresee`.
         method: that has made the solution.
     """
-    if problem.form not in (OUTGOING, INVERSE) or epsilon_of(method):
+    if problem.form not in (OUTGOING, INVERSE) or method.epsilon:
         return solution, None
     if problem.form == OUTGOING and problem.normalised:
         solution = replace(solution, notes=(*solution.notes, LIFTED))

@@ -23,7 +23,6 @@ from keras_grow.errors import GrowthError, RefusedError
 from keras_grow.graph import Call
 from keras_grow.growth.methods import Method
 from keras_grow.growth.methods.base import FORMS
-from keras_grow.growth.methods.checking import forms_of, wants_gradients
 from keras_grow.growth.statistics.shadows import SiteShadows
 from keras_grow.planning import Atlas, Plan, Site, SitePlan, make_plan
 from keras_grow.planning.plan import INVERSE, OUTGOING
@@ -41,7 +40,7 @@ def forms_for(
     Raises:
         GrowthError: a form that there is not, or that the method does not know.
     """
-    known = forms_of(method)
+    known = method.forms
     if form not in ("auto", *FORMS):
         raise GrowthError(
             f"form must be 'auto' or one of {', '.join(repr(f) for f in FORMS)}. "
@@ -59,7 +58,7 @@ def forms_for(
     plan = make_plan(atlas, amounts)
     learning = {site.site for site in plan.sites if not _read_by_frozen(site)}
     dead: set[Site] = set()
-    if not wants_gradients(method):
+    if not method.needs_gradients:
         # Nothing gives a zero fan-in a slope here (offline behind relu; always behind tanh_shrink,
         # or where channels are multiplied by themselves), nor does a gradient say where to push it.
         dead = {s for c in _without_slope(plan, slopes) for s in plan.passing(c)} & learning

@@ -8,7 +8,7 @@ from keras_grow.growth.draft import Draft, Request
 from keras_grow.growth.guarded import Change, Clock
 from keras_grow.growth.methods import Method, Solution
 from keras_grow.growth.methods.base import JOINT
-from keras_grow.growth.methods.checking import epsilon_of, sides_set, wants_gradients
+from keras_grow.growth.methods.checking import sides_set
 from keras_grow.growth.penalties import check_penalties
 from keras_grow.growth.statistics import Measured
 from keras_grow.logs.events import SiteGrowth
@@ -29,7 +29,7 @@ class Wider(Change):
         self.doing = f"Growing {', '.join(site.name for site in request.amounts)}"
         self.rewires = draft.plan.rewires
         self.loss = loss_of(request.init.method, data)
-        self.may_differ = bool(epsilon_of(request.init.method)) or JOINT in draft.forms.values()
+        self.may_differ = bool(request.init.method.epsilon) or JOINT in draft.forms.values()
 
     def apply(self, living: _keras.Living, clock: Clock) -> None:
         surgery, batches = self.choice.surgery, self.request.init.batches
@@ -90,7 +90,7 @@ class Wider(Change):
 
 def loss_of(method: Method, data: Measured | None) -> float | None:
     """The loss of the growth data, if the method had it computed."""
-    return data.loss if data is not None and wants_gradients(method) else None
+    return data.loss if data is not None and method.needs_gradients else None
 
 
 def records_of(
@@ -98,7 +98,7 @@ def records_of(
 ) -> list[SiteGrowth]:
     """A record of each site, carried out or not."""
     init = request.init
-    looked = data if wants_gradients(init.method) else None
+    looked = data if init.method.needs_gradients else None
     records = []
     for site, solution in choice.solutions.items():
         record = _record(site, draft.form_of(site), init.method, solution)

@@ -1,7 +1,7 @@
-"""What comes from outside, checked: bytes, JSON, and every field of a record.
+"""Bytes and fields that may come from anywhere, checked before anything is made of them.
 
 Texts are cut to a sensible length and have no control characters, numbers are finite, and whatever
-else there is, is a `RecordError`.
+else the bytes hold is a `RecordError`.
 """
 
 import functools
@@ -16,7 +16,7 @@ MAX_BYTES = 16 * 2**20
 MAX_VALUES = 1_000_000
 MAX_TEXT = 2000
 
-# A value and the name of its field: the value as it is kept, or a `RecordError`.
+#: What makes the value of a field, by its name, of what was decoded.
 Check = Callable[[Any, str], Any]
 
 
@@ -24,11 +24,12 @@ class RecordError(ValueError):
     """Bytes that are no such record; the message says why."""
 
 
-# --- bytes and JSON -----------------------------------------------------------------------------
-
-
 def decompressed(data: bytes) -> bytes:
-    """What zlib has compressed, if it is not too much."""
+    """What zlib has compressed.
+
+    Raises:
+        RecordError: it is no such thing, or more than `MAX_BYTES`.
+    """
     try:
         stream = zlib.decompressobj()
         found = stream.decompress(bytes(data), MAX_BYTES)
@@ -42,7 +43,11 @@ def decompressed(data: bytes) -> bytes:
 
 
 def parsed(data: bytes | str) -> Any:
-    """What JSON holds, if it is not too much and no NaN."""
+    """The value of a JSON text.
+
+    Raises:
+        RecordError: it is none, or too long, or holds too many values.
+    """
     try:
         text = data if isinstance(data, str) else bytes(data).decode("utf-8")
     except (TypeError, ValueError):
@@ -66,7 +71,7 @@ def _no_number(name: str) -> NoReturn:
 
 
 def require(what: str, good: bool, received: Any) -> None:
-    """Raises `RecordError`, which says what should have been, unless `good`."""
+    """Raises RecordError unless it is good; `what` is what there should have been."""
     if not good:
         raise RecordError(f"it should have had {what}. Received: {_shown(repr(received))}")
 
@@ -76,11 +81,9 @@ def _shown(text: str) -> str:
 
 
 def cut(text: str, limit: int) -> str:
-    """A text of at most `limit` characters; one that was longer says so."""
+    """A text of `limit` characters at most."""
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
-
-# --- fields -------------------------------------------------------------------------------------
 
 # Terminals obey control characters, and half a surrogate pair cannot be sent anywhere.
 _UNPRINTABLE = {
@@ -91,6 +94,9 @@ _UNPRINTABLE = {
 def clean(text: str) -> str:
     """A text without what would steer a terminal or cannot be encoded."""
     return text if text.isprintable() else text.translate(_UNPRINTABLE)
+
+
+# --- fields: each returns a value of its kind or raises RecordError ------------------------------
 
 
 def text(value: Any, name: str) -> str:
@@ -136,6 +142,8 @@ def truth(value: Any, name: str) -> bool:
 
 
 def table_of(check: Check) -> Check:
+    """The check of a table of such values, by text."""
+
     def checked(value: Any, name: str) -> dict[str, Any]:
         require(f"a table as '{name}'", isinstance(value, dict), value)
         return {text(k, name): check(v, name) for k, v in value.items()}
@@ -143,7 +151,10 @@ def table_of(check: Check) -> Check:
     return checked
 
 
-def without_none(row: Any) -> dict[str, Any]:
+# --- rows and dataclasses ------------------------------------------------------------------------
+
+
+def known(row: Any) -> dict[str, Any]:
     """None stands for what is not known everywhere, so it is the same as nothing."""
     require("a table for each", isinstance(row, dict), row)
     return {name: value for name, value in row.items() if value is not None}
@@ -155,7 +166,7 @@ def _needed(cls: Any) -> frozenset[str]:
     return frozenset(f.name for f in fields(cls) if f.default is f.default_factory is MISSING)
 
 
-def arguments(cls: Any, checks: Mapping[str, Check], values: Any, what: str) -> dict[str, Any]:
+def arguments_of(cls: Any, checks: Mapping[str, Check], values: Any, what: str) -> dict[str, Any]:
     """Arguments of a dataclass. Fields that are not known here are of a later version."""
     require(f"a table, the {what}", isinstance(values, dict), values)
     needed = _needed(cls) & checks.keys()

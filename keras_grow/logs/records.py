@@ -17,17 +17,7 @@ from numbers import Integral
 from typing import Any
 
 from keras_grow.logs import checking
-from keras_grow.logs.checking import (
-    MAX_TEXT,
-    Check,
-    RecordError,
-    arguments,
-    cut,
-    decompressed,
-    parsed,
-    require,
-    without_none,
-)
+from keras_grow.logs.checking import Check, RecordError
 from keras_grow.logs.events import GrowthEvent, SiteGrowth
 from keras_grow.logs.networks import Network, Node
 from keras_grow.logs.runs import GrowthSummary
@@ -54,9 +44,9 @@ SHORT_LIST = 10
 def in_short(event: GrowthEvent) -> GrowthSummary:
     """A growth step without its sites. Long texts and lists are cut, and say so."""
     sites = event.sites
-    notes = [cut(str(note), SHORT_TEXT) for note in event.notes]
+    notes = [checking.cut(str(note), SHORT_TEXT) for note in event.notes]
     skipped = {
-        cut(str(name), SHORT_TEXT): cut(str(reason), SHORT_TEXT)
+        checking.cut(str(name), SHORT_TEXT): checking.cut(str(reason), SHORT_TEXT)
         for name, reason in list(event.skipped.items())[:SHORT_LIST]
     }
     if len(notes) > SHORT_LIST:
@@ -77,7 +67,7 @@ def in_short(event: GrowthEvent) -> GrowthSummary:
         deviation=_finite(event.deviation),
         tolerance=_finite(event.tolerance),
         seconds={str(k): float(v) for k, v in event.seconds.items()},
-        error=None if event.error is None else cut(str(event.error), MAX_TEXT),
+        error=None if event.error is None else checking.cut(str(event.error), checking.MAX_TEXT),
         notes=tuple(notes),
         dry_run=bool(event.dry_run),
         sites=len(sites),
@@ -105,7 +95,9 @@ def decode_growth(data: bytes, step: int, time: float) -> GrowthSummary:
         RecordError: these are no such bytes.
     """
     return GrowthSummary(
-        step=step, time=time, **arguments(GrowthSummary, _GROWTH, parsed(data), "growth")
+        step=step,
+        time=time,
+        **checking.arguments_of(GrowthSummary, _GROWTH, checking.parsed(data), "growth"),
     )
 
 
@@ -140,11 +132,11 @@ def decode_sites(data: bytes) -> list[SiteGrowth]:
     Raises:
         RecordError: these are no such bytes.
     """
-    columns = parsed(decompressed(data))
-    require("a table", isinstance(columns, dict), columns)
+    columns = checking.parsed(checking.decompressed(data))
+    checking.require("a table", isinstance(columns, dict), columns)
     known = {name: column for name, column in columns.items() if name in _SITE}
     for name, column in known.items():
-        require(f"'{name}' a list", isinstance(column, list), column)
+        checking.require(f"'{name}' a list", isinstance(column, list), column)
     lengths = {len(column) for column in known.values()}
     if "name" not in known or len(lengths) != 1:
         raise RecordError(f"the columns of its sites have different lengths: {sorted(lengths)}")
@@ -172,23 +164,27 @@ def decode_network(data: bytes) -> Network:
     Raises:
         RecordError: these are no such bytes.
     """
-    values = parsed(decompressed(data))
-    head = arguments(Network, {"name": checking.text, "step": checking.count}, values, "network")
+    values = checking.parsed(checking.decompressed(data))
+    head = checking.arguments_of(
+        Network, {"name": checking.text, "step": checking.count}, values, "network"
+    )
     columns, edges = values.get("nodes"), values.get("edges")
-    require("'nodes' a table", isinstance(columns, dict), columns)
-    require("'edges' a list", isinstance(edges, list), edges)
+    checking.require("'nodes' a table", isinstance(columns, dict), columns)
+    checking.require("'edges' a list", isinstance(edges, list), edges)
     lists = [columns.get(name) for name in _NODE]
     if not all(isinstance(c, list) for c in lists) or len({len(c) for c in lists}) != 1:
         raise RecordError("the columns of its nodes are missing or have different lengths")
     rows = (dict(zip(_NODE, row, strict=True)) for row in zip(*lists, strict=True))
-    nodes = tuple(Node(**arguments(Node, _NODE, without_none(row), "node")) for row in rows)
+    nodes = tuple(
+        Node(**checking.arguments_of(Node, _NODE, checking.known(row), "node")) for row in rows
+    )
     return Network(**head, nodes=nodes, edges=tuple(_edge(e, len(nodes)) for e in edges))
 
 
 def _edge(edge: Any, nodes: int) -> tuple[int, int]:
     good = isinstance(edge, list) and len(edge) == 2
     good = good and all(type(i) is int and 0 <= i < nodes for i in edge)
-    require("an edge a pair of its nodes", good, edge)
+    checking.require("an edge a pair of its nodes", good, edge)
     return edge[0], edge[1]
 
 
@@ -201,7 +197,7 @@ def decode_event(data: bytes | str) -> GrowthEvent:
     Raises:
         RecordError: this is no such text.
     """
-    return event_from(parsed(data))
+    return event_from(checking.parsed(data))
 
 
 def decode_events(data: bytes | str) -> tuple[list[GrowthEvent], list[str]]:
@@ -210,8 +206,8 @@ def decode_events(data: bytes | str) -> tuple[list[GrowthEvent], list[str]]:
     Raises:
         RecordError: this is no such text.
     """
-    values = parsed(data)
-    require("a list", isinstance(values, list), values)
+    values = checking.parsed(data)
+    checking.require("a list", isinstance(values, list), values)
     found, left_out = [], []
     for number, value in enumerate(values, 1):
         try:
@@ -227,10 +223,10 @@ def event_from(values: Any) -> GrowthEvent:
     Raises:
         RecordError: it is no such value.
     """
-    checked = arguments(GrowthEvent, _EVENT, values, "growth event")
+    checked = checking.arguments_of(GrowthEvent, _EVENT, values, "growth event")
     sites = values.get("sites")
-    require("'sites' a list", isinstance(sites, list), sites)
-    return GrowthEvent(sites=[_site(without_none(site)) for site in sites], **checked)
+    checking.require("'sites' a list", isinstance(sites, list), sites)
+    return GrowthEvent(sites=[_site(checking.known(site)) for site in sites], **checked)
 
 
 # --- sessions ----------------------------------------------------------------------------------
@@ -321,13 +317,12 @@ def _root_of_squares(values: Iterable[float | None]) -> float | None:
     return _finite(math.hypot(*known)) if known else None
 
 
-# --- fields -------------------------------------------------------------------------------------
-
-
 def _site(row: dict[str, Any]) -> SiteGrowth:
     # What every record has but an encoder leaves out where it is empty everywhere.
     empty = {"producers": [], "consumers": [], "width_before": 0, "width_after": 0}
-    checked = arguments(SiteGrowth, _SITE, {**empty, "method": "", "form": "", **row}, "site")
+    checked = checking.arguments_of(
+        SiteGrowth, _SITE, {**empty, "method": "", "form": "", **row}, "site"
+    )
     return SiteGrowth(**checked)
 
 

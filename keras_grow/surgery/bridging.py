@@ -17,7 +17,6 @@ from keras_grow.graph.outputs import Outputs
 from keras_grow.growth import history, methods
 from keras_grow.growth.guarded import Growth, Guard, guarded
 from keras_grow.growth.methods.base import JOINT, SPLIT
-from keras_grow.growth.methods.checking import forms_of, wants_gradients
 from keras_grow.growth.step import Initialization, Request, grow
 from keras_grow.planning import survey
 from keras_grow.surgery.arguments import amounts_of, initialization
@@ -176,7 +175,7 @@ def _check(model: Any, new: NewBridge, method: Any, data: Any, form: str) -> Non
             f"Use form='auto'. Received: form={form!r}."
         )
     ends(model, new.after, new.before)
-    if wants_gradients(chosen) and (data is None or not getattr(model, "compiled", False)):
+    if chosen.needs_gradients and (data is None or not getattr(model, "compiled", False)):
         lacks = "data=(x, y)" if data is None else "a compiled model"
         raise GrowthError(
             f"The method '{chosen.name}' looks at gradients and needs {lacks}. "
@@ -186,7 +185,7 @@ def _check(model: Any, new: NewBridge, method: Any, data: Any, form: str) -> Non
 
 def check_bridge_method(method: Any) -> None:
     """Raises GrowthError if a method cannot make a new layer."""
-    if SPLIT in forms_of(method):
+    if SPLIT in method.forms:
         raise GrowthError(
             "A new layer has no neurons yet that could be split (paper, section 2). Use "
             f"method='gradmax' or 'random'. Received: method={method.name!r}."

@@ -15,7 +15,6 @@ from keras_grow.graph import graph_of
 from keras_grow.growth.choice import Pose
 from keras_grow.growth.guarded import Change, Clock
 from keras_grow.growth.methods import Problem
-from keras_grow.growth.methods.checking import epsilon_of
 from keras_grow.growth.problem import problem_of
 from keras_grow.growth.statistics import SiteGradients
 from keras_grow.growth.step import Initialization, Prepared, Request, prepared
@@ -78,7 +77,7 @@ class Bridging(Change):
         self.start, self.end = ends(model, new.after, new.before)
         check_owner(self.end)
         self.doing = f"A bridge from '{new.after}' to '{new.before}'"
-        self.may_differ = bool(epsilon_of(init.method))
+        self.may_differ = bool(init.method.epsilon)
         self._rewiring: Rewiring | None = None
         self._sloped = False
         self._ready: Prepared | None = None

@@ -13,6 +13,7 @@ from scipy import stats
 from keras_grow import _keras
 from keras_grow.apply.copying import copy_compilation, fresh_copy
 from keras_grow.errors import GrowthError, check_whole, is_real, shown
+from keras_grow.growth import methods
 from keras_grow.surgery.widening import widen
 from keras_grow.training import schedules
 from keras_grow.training.selectors.widening import All
@@ -260,7 +261,7 @@ def growth_check(
             trials.append(run(trained, grower))
             optimizer = type(trained.optimizer).__name__
             del trained, grower
-    label = method if isinstance(method, str) else getattr(method, "name", type(method).__name__)
+    label = method if isinstance(method, str) else methods.get(method).name
     return GrowthCheck(tuple(trials), at, (label, optimizer))
 
 

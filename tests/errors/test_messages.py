@@ -9,7 +9,7 @@ import contextlib
 import keras
 import numpy as np
 import pytest
-from fit.harness import CLASSES, FEATURES, compiled, dense, numpy_of, points, same_arrays
+from helpers.fitting import CLASSES, FEATURES, compiled, dense, numpy_of, points, same_arrays
 from keras import layers
 
 import keras_grow as kg
@@ -408,6 +408,7 @@ def test_growth_data(name):
         kg.grow_(model, {"a": 6}, method="gradmax", data=data)
 
 
+@pytest.mark.every_backend
 def test_growth_data_is_checked_in_fit_and_ends_it_with_the_model_as_it_was():
     model = compiled(dense(), keras.optimizers.SGD(0.1))
     growth = kg.GrowthCallback((NAN, Y), schedule=kg.schedules.Every(2))
@@ -418,6 +419,7 @@ def test_growth_data_is_checked_in_fit_and_ends_it_with_the_model_as_it_was():
     assert np.isfinite(model.fit(X, Y, verbose=0).history["loss"][0])
 
 
+@pytest.mark.every_backend
 def test_a_diverged_model_is_not_grown_on_its_gradients():
     model = compiled(dense())
     model.get_layer("a").bias.assign(np.full(4, np.nan))

@@ -8,7 +8,7 @@ that drift apart.
 import keras
 import numpy as np
 import pytest
-from fit.harness import (
+from helpers.fitting import (
     Snapshot,
     StepLosses,
     compiled,

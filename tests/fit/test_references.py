@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-from fit.harness import CLASSES, FEATURES, compiled, numpy_of, points, same_arrays, state_of
+from helpers.fitting import CLASSES, FEATURES, compiled, numpy_of, points, same_arrays, state_of
 from keras import layers, ops
 
 import keras_grow as kg

@@ -7,7 +7,7 @@ weight decay with exclusions, constraints and regularisers, and every optimizer 
 import keras
 import numpy as np
 import pytest
-from fit.harness import compiled, give_state, numpy_of, points, same_arrays, state_of
+from helpers.fitting import compiled, give_state, numpy_of, points, same_arrays, state_of
 from keras import layers, ops
 
 import keras_grow as kg

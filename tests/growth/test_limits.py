@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 import pytest
+from helpers.growing import assert_close, predict, randomize
 from keras import layers as L
-from rules.harness import assert_close, predict, randomize
 
 import keras_grow as kg
 from keras_grow.growth.data import Batches

@@ -6,6 +6,8 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from growth.methods.test_optimality import K, prepare, zero_new_fan_out
+from helpers.autodiff import gradient_by, mixed_second_derivative
 from keras import layers as L
 from keras import ops
 
@@ -14,8 +16,6 @@ from keras_grow.growth.data import Batches
 from keras_grow.growth.guarded import Clock, Guard, guarded
 from keras_grow.growth.step import Initialization, Request, prepared
 from keras_grow.planning import survey
-from tests.growth.autodiff import gradient_by, mixed_second_derivative
-from tests.growth.test_optimality import K, prepare, zero_new_fan_out
 
 
 def _weights(x: Any) -> Any:

@@ -10,9 +10,9 @@ import keras
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from logs.test_logging import X, a_growth, a_model, fit
-from logs.test_records import a_site, an_event
-from logs.test_writing_and_reading import python
+from helpers.logged import X, a_growth, a_model, fit
+from helpers.processes import python
+from helpers.records import a_site, an_event
 
 import keras_grow as kg
 from keras_grow.logs import history_file as files
@@ -39,6 +39,7 @@ def grown(events):
     return [(s.kind, s.name, s.width_before, s.width_after) for e in events for s in e.sites]
 
 
+@pytest.mark.every_backend
 class TestWhatIsRemembered:
     def test_growth_in_fit(self, tmp_path):
         model, growth = a_model(), a_growth(None, (2, 6), method="gradmax")
@@ -117,6 +118,7 @@ class TestWhatIsRemembered:
         assert kg.history(model) == []
 
 
+@pytest.mark.every_backend
 class TestFiles:
     def test_it_loads_without_keras_grow(self, tmp_path):
         """Where the package cannot be imported at all."""
@@ -331,6 +333,7 @@ class TestCommand:
         found = python(code, path, hidden=("keras", "tensorflow", "torch", "jax"))
         assert len(json.loads(found)["events"]) == 1
 
+    @pytest.mark.every_backend
     def test_commands_go_on_with_the_history_of_their_file(self, tmp_path):
         path = saved(kg.widen(a_graph(), {"a": 6}), tmp_path)
         wider = tmp_path / "wider.keras"

@@ -8,14 +8,13 @@ from dataclasses import replace
 
 import hypothesis
 import pytest
+from helpers.records import a_site, an_event
 from hypothesis import strategies as st
 
-from keras_grow.logs import records
-from keras_grow.logs.checking import MAX_TEXT, RecordError
+from keras_grow.logs import checking, records
+from keras_grow.logs.checking import RecordError
 from keras_grow.logs.events import GrowthEvent, SiteGrowth
 from keras_grow.logs.networks import Network, Node
-
-pytestmark = pytest.mark.backend("jax", "torch", "tensorflow")
 
 TEXTS = st.text(st.characters(exclude_categories=("Cc", "Cs")), max_size=40)
 COUNTS = st.integers(0, 2**40)
@@ -60,23 +59,6 @@ EVENT = st.builds(
     dry_run=st.booleans(),
     time=st.floats(0, 2e9),
 )
-
-
-def a_site(number=0, values=20, **changes):
-    spectrum = [3.0 / (1 + i) ** 1.3 for i in range(values)]
-    site = SiteGrowth(
-        f"block_{number // 4}/conv_{number}", [f"conv_{number}"], [f"conv_{number + 1}"],
-        16 + number, 20 + number, "gradmax", "outgoing", spectrum, 0.123456789, 12, [], "widen",
-        7.5,
-    )  # fmt: skip
-    return replace(site, **changes)
-
-
-def an_event(**changes):
-    event = GrowthEvent(400, 2, [a_site(0), a_site(1)], 10_000, 10_500, 1e6, 1.1e6, 0.5, 1e-8)
-    event.tolerance, event.time = 1e-5, 1.7e9
-    event.seconds = {"survey": 0.01, "statistics": 0.2, "surgery": 0.003}
-    return replace(event, **changes)
 
 
 def close(a, b, digits):
@@ -316,7 +298,7 @@ class TestHostileBytes:
 
     def test_texts_without_end(self):
         data = json.dumps({**GOOD, "error": "a" * 10**6}).encode()
-        assert len(records.decode_growth(data, 0, 0.0).error) == MAX_TEXT
+        assert len(records.decode_growth(data, 0, 0.0).error) == checking.MAX_TEXT
 
     def test_fields_of_a_later_version_are_left_alone(self):
         data = json.dumps({**GOOD, "colour": ["red"]}).encode()

@@ -5,14 +5,13 @@ import os
 import resource
 import signal
 import subprocess
-import sys
 import textwrap
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-from logs.test_records import a_site, an_event
+from helpers.processes import python
+from helpers.records import a_site, an_event, event_file, only_run
 
 from keras_grow.errors import GrowthError
 from keras_grow.logs import events, records
@@ -21,45 +20,6 @@ from keras_grow.logs.reading import Follower, read_runs
 from keras_grow.logs.writing import RunWriter
 
 NETWORK = Network("net", 0, (Node("a", "Dense", 4, "a", 12), Node("b", "Dense", 2)), ((0, 1),))
-
-# Packages of these names are not found by `import`, as if they were not installed.
-HIDE = """
-import sys
-class Hiding:
-    def __init__(self, finder):
-        self.finder = finder
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] not in HIDDEN:
-            return self.finder.find_spec(name, path, target)
-    def __getattr__(self, name):
-        return getattr(self.finder, name)
-sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
-"""
-
-
-def python(code, *arguments, hidden=(), wait=True, **options):
-    """Runs a program in a process of its own."""
-    code = f"HIDDEN = {set(hidden)!r}\n{HIDE}\n" + textwrap.dedent(code)
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}, **options,
-    )  # fmt: skip
-    if not wait:
-        return process
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    return out
-
-
-def only_run(folder):
-    (run,) = read_runs(folder)
-    return run
-
-
-def event_file(folder):
-    (path,) = sorted(folder.glob("*tfevents*"))
-    return path
 
 
 def rounded(event):
@@ -347,7 +307,7 @@ class TestDisk:
             import resource, signal, sys
             from keras_grow.errors import GrowthError
             from keras_grow.logs.writing import RunWriter
-            from logs.test_records import an_event
+            from helpers.records import an_event
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             writer = RunWriter(sys.argv[1])
             resource.setrlimit(resource.RLIMIT_FSIZE, (4000, resource.RLIM_INFINITY))
@@ -373,7 +333,7 @@ class TestDisk:
         code = """
             import sys, time
             from keras_grow.logs.writing import RunWriter
-            from logs.test_records import an_event
+            from helpers.records import an_event
             writer = RunWriter(sys.argv[1])
             for step in range(1, 4):
                 writer.scalar("loss", step, step)
@@ -458,7 +418,7 @@ WRITE_AND_READ = """
     import sys
     from keras_grow.logs.reading import read_runs
     from keras_grow.logs.writing import RunWriter
-    from logs.test_records import an_event
+    from helpers.records import an_event
     with RunWriter(sys.argv[1]) as writer:
         writer.scalar("loss", 1.0, 1)
         writer.growth(an_event())

@@ -107,6 +107,7 @@ def test_per_channel_entries_take_their_fill(fill) -> None:
     np.testing.assert_array_equal(found[:, [0, 2]], 0.0)
 
 
+@pytest.mark.every_backend
 def test_the_result_can_be_handed_to_a_backend() -> None:
     found = grown_value(np.ones((2, 3), "float32"), [edit(1, [0, -1, 1, 2], "fan-in")])
     assert found.flags.c_contiguous

@@ -5,11 +5,10 @@ from typing import Any
 import hypothesis
 import keras
 import numpy as np
+from helpers.graphs import draw_model
+from helpers.growing import assert_close, inputs_of, predict, randomize
+from helpers.surgeries import TOLERANCE, attempt, draw_widths, examples
 from hypothesis import strategies as st
-from properties.graphs import draw_model
-from properties.surgeries import draw_widths
-from properties.test_growth_keeps_the_function import TOLERANCE, attempt, examples
-from rules.harness import assert_close, inputs_of, predict, randomize
 
 import keras_grow as kg
 

@@ -3,38 +3,16 @@
 `HYPOTHESIS_PROFILE=explore` looks at many more graphs, other ones in every run.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import hypothesis
-import keras
 import pytest
+from helpers.graphs import draw_model
+from helpers.growing import assert_close, inputs_of, predict, randomize
+from helpers.surgeries import TOLERANCE, attempt, draw_surgery, examples, saved_and_loaded
 from hypothesis import strategies as st
-from properties.graphs import draw_model
-from properties.surgeries import draw_surgery, saved_and_loaded
-from rules.harness import BACKEND, assert_close, inputs_of, predict, randomize
 
 import keras_grow as kg
-
-# A part of the profile's examples, by what one of them costs.
-SHARE = {"torch": 0.3, "tensorflow": 0.12, "jax": 0.08}[BACKEND]
-# Up to five surgeries on top of each other, some next to a normalisation.
-TOLERANCE = 1e-4
-
-
-def examples(part: float = 1.0) -> Any:
-    count = hypothesis.settings.default.max_examples
-    return hypothesis.settings(
-        max_examples=max(1, round(count * SHARE * part)),
-        suppress_health_check=list(hypothesis.HealthCheck),
-    )
-
-
-def attempt(do: Callable[[], keras.Model]) -> tuple[keras.Model | None, str]:
-    try:
-        return do(), ""
-    except kg.GrowthError as refusal:
-        return None, str(refusal)
 
 
 @examples()

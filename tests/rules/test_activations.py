@@ -4,8 +4,7 @@ from pathlib import Path
 
 import keras
 import pytest
-from keras import activations, layers, ops
-from rules.harness import (
+from helpers.growing import (
     assert_saves,
     chain,
     conv,
@@ -15,6 +14,7 @@ from rules.harness import (
     randomize,
     run_growth_test,
 )
+from keras import activations, layers, ops
 
 import keras_grow as kg
 from keras_grow.rules.activations import at_zero

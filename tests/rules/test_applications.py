@@ -4,8 +4,8 @@ from pathlib import Path
 
 import keras
 import pytest
+from helpers.growing import chain, conv, dense, image, run_growth_test
 from keras import layers
-from rules.harness import chain, conv, dense, image, run_growth_test
 
 from keras_grow import _keras
 

@@ -7,9 +7,9 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from helpers.growing import dense, run_growth_test
 from keras import layers, ops
 from keras.src.ops.numpy import Einsum
-from rules.harness import dense, run_growth_test
 
 import keras_grow as kg
 from keras_grow.graph import graph_of

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import keras
 import pytest
+from helpers.growing import FORMATS, chain, conv, dense, image, run_growth_test
 from keras import layers
-from rules.harness import FORMATS, chain, conv, dense, image, run_growth_test
 
 import keras_grow as kg
 

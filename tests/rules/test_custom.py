@@ -5,8 +5,8 @@ from pathlib import Path
 
 import keras
 import pytest
+from helpers.growing import chain, dense
 from keras import layers, ops
-from rules.harness import chain, dense
 
 import keras_grow as kg
 from keras_grow.rules import registry

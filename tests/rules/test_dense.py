@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
+from helpers.growing import chain, dense, run_growth_test
 from keras import layers
-from rules.harness import chain, dense, run_growth_test
 
 CASES = {
     "2d": lambda: chain((5,), dense(4, "a"), dense(3, "b")),

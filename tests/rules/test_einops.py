@@ -4,8 +4,8 @@ from pathlib import Path
 
 import keras
 import pytest
+from helpers.growing import conv, dense, image, run_growth_test
 from keras import layers, ops
-from rules.harness import conv, dense, image, run_growth_test
 
 import keras_grow as kg
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import keras
 import pytest
+from helpers.growing import ALL, chain, dense, run_growth_test
 from keras import layers
-from rules.harness import ALL, chain, dense, run_growth_test
 
 import keras_grow as kg
 

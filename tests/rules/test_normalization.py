@@ -6,8 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from keras import layers
-from rules.harness import (
+from helpers.growing import (
     FORMATS,
     as_array,
     assert_close,
@@ -19,6 +18,7 @@ from rules.harness import (
     randomize,
     run_growth_test,
 )
+from keras import layers
 
 import keras_grow as kg
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from helpers.growing import chain, dense, inputs_of, predict, randomize
 from keras import layers
-from rules.harness import chain, dense, inputs_of, predict, randomize
 
 import keras_grow as kg
 from keras_grow.rules.opened import Inside, Width, opens

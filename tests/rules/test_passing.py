@@ -7,8 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from keras import layers
-from rules.harness import (
+from helpers.growing import (
     FORMATS,
     RANKS,
     chain,
@@ -21,6 +20,7 @@ from rules.harness import (
     randomize,
     run_growth_test,
 )
+from keras import layers
 
 import keras_grow as kg
 

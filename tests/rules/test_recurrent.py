@@ -7,8 +7,17 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from helpers.growing import (
+    ALL,
+    BACKEND,
+    FORMATS,
+    as_array,
+    chain,
+    dense,
+    randomize,
+    run_growth_test,
+)
 from keras import layers
-from rules.harness import ALL, BACKEND, FORMATS, as_array, chain, dense, randomize, run_growth_test
 
 import keras_grow as kg
 

@@ -6,8 +6,8 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from helpers.growing import chain, conv, dense, describe, image
 from keras import layers
-from rules.harness import chain, conv, dense, describe, image
 
 import keras_grow as kg
 

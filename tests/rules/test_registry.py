@@ -6,9 +6,9 @@ import pkgutil
 
 import keras
 import pytest
+from helpers.growing import dense
 from keras.src import ops as ops_package
 from keras.src.ops.operation import Operation
-from rules.harness import dense
 
 import keras_grow as kg
 from keras_grow.rules import refused

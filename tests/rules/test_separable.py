@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
+from helpers.growing import FORMATS, chain, conv, image, run_growth_test
 from keras import layers
-from rules.harness import FORMATS, chain, conv, image, run_growth_test
 
 
 @pytest.mark.parametrize("data_format", FORMATS)

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from helpers.growing import chain, conv, dense, image, run_growth_test
 from keras import layers, ops
-from rules.harness import chain, conv, dense, image, run_growth_test
 
 import keras_grow as kg
 

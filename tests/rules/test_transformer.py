@@ -6,8 +6,8 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from helpers.growing import ALL, BACKEND, predict, randomize, run_growth_test
 from keras import layers
-from rules.harness import ALL, BACKEND, predict, randomize, run_growth_test
 
 import keras_grow as kg
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from keras import layers
-from rules.harness import (
+from helpers.growing import (
     as_array,
     assert_close,
     conv,
@@ -19,6 +18,7 @@ from rules.harness import (
     predict,
     randomize,
 )
+from keras import layers
 
 import keras_grow as kg
 

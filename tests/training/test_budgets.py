@@ -5,7 +5,7 @@ import math
 import keras
 import numpy as np
 import pytest
-from fit.harness import compiled, dense, points
+from helpers.fitting import compiled, dense, points
 from keras import layers
 
 import keras_grow as kg

@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from fit.harness import compiled, dense, numpy_of, points, same_arrays
+from helpers.fitting import compiled, dense, numpy_of, points, same_arrays
 
 import keras_grow as kg
 from keras_grow.logs import events

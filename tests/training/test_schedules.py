@@ -5,7 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from fit.harness import compiled, dense, points
+from helpers.fitting import compiled, dense, points
 
 import keras_grow as kg
 from keras_grow.training.schedules import Every, Moment, OnPlateau, OnSpectrum, When
@@ -299,6 +299,7 @@ def fit(schedule, epochs, model=None, **arguments):
     return growth
 
 
+@pytest.mark.every_backend
 @pytest.mark.parametrize("monitor", ["loss", "accuracy", "val_loss", "val_accuracy"])
 def test_plateau_in_fit(monitor):
     """Nothing learns, so nothing improves: four steps an epoch, looks after steps 4, 8, 12."""
@@ -307,6 +308,7 @@ def test_plateau_in_fit(monitor):
     assert growth.schedule.best is not None
 
 
+@pytest.mark.every_backend
 def test_plateau_over_steps_in_fit():
     growth = fit(OnPlateau(steps=8, patience=1, min_delta=1e-3, times=2), 8)
     # Windows of two whole epochs are alike: looks at 8, 16, 24.
@@ -358,6 +360,7 @@ def test_an_object_with_due_alone_is_a_schedule():
     growth.set_state(json.loads(json.dumps(growth.get_state())))
 
 
+@pytest.mark.every_backend
 def test_spectrum_in_fit():
     """The ratio the schedule acts on is the one between true gradients."""
     ratios = []

@@ -71,6 +71,7 @@ def test_initial_kernels_are_what_their_initializer_draws(name):
     assert checked >= 2
 
 
+@pytest.mark.every_backend
 def test_initial_weights_are_the_same_on_every_backend():
     first = zoo.build("teacher_student_small", seed=0).get_weights()[0][0, :3]
     np.testing.assert_allclose(first, [0.13419449, -0.22556204, -0.44975227], rtol=1e-5)
@@ -78,6 +79,7 @@ def test_initial_weights_are_the_same_on_every_backend():
     np.testing.assert_allclose(first, [0.0673807, -0.07079697, 0.34321207], rtol=1e-5)
 
 
+@pytest.mark.every_backend
 def test_without_a_seed_keras_seed_decides():
     def weights():
         return zoo.build("convnet", width=2).get_weights()[0]

@@ -152,7 +152,7 @@ def _cells(phases: dict[str, float], step: float) -> tuple[str, str, str]:
 @click.option(
     "--method",
     "methods",
-    type=click.Choice([*kg.methods.METHODS, "all"]),
+    type=click.Choice([*kg.methods.names(), "all"]),
     multiple=True,
     default=("all",),
     show_default=True,
@@ -168,7 +168,7 @@ def command(
 ) -> None:
     """Cost of one growth event as a ratio to one compiled training step."""
     console = Console(width=150)
-    chosen = list(kg.methods.METHODS) if "all" in methods else list(dict.fromkeys(methods))
+    chosen = kg.methods.names() if "all" in methods else list(dict.fromkeys(methods))
     for name in names or SETTINGS:
         console.print(table_of(name, chosen, steps, repeats))
     console.print(gromo.WHAT if gromo.available() else gromo.HOW)

@@ -17,7 +17,7 @@ from keras_grow.tools.words import count
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 # Written down here because options are parsed before Keras, which the library needs, is imported.
-#: The names of `keras_grow.methods.METHODS`.
+#: As `keras_grow.methods.names()` lists them, in another order.
 METHODS = (
     "random", "gradmax", "gradmaxopt", "firefly", "tiny", "pursuit", "split", "zeros",
 )  # fmt: skip

@@ -3,15 +3,17 @@
 from keras_grow.growth.methods.base import (
     METHODS,
     Method,
+    MethodLike,
     Problem,
     Scaled,
     Solution,
+    names,
     register,
 )
+from keras_grow.growth.methods.checking import get
 from keras_grow.growth.methods.firefly import Firefly
 from keras_grow.growth.methods.gradmax import GradMax
 from keras_grow.growth.methods.gradmax_opt import GradMaxOpt
-from keras_grow.growth.methods.naming import get
 from keras_grow.growth.methods.pursuit import Pursuit
 from keras_grow.growth.methods.random import Random
 from keras_grow.growth.methods.split import Split
@@ -24,6 +26,7 @@ __all__ = [
     "GradMax",
     "GradMaxOpt",
     "Method",
+    "MethodLike",
     "Problem",
     "Pursuit",
     "Random",
@@ -33,5 +36,6 @@ __all__ = [
     "Tiny",
     "Zeros",
     "get",
+    "names",
     "register",
 ]

@@ -7,7 +7,7 @@ initialization such that their norm is equal").
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -86,26 +86,16 @@ class Solution:
     notes: tuple[str, ...] = ()
 
 
-class Method(Protocol):
-    """What a method offers. Any object with `name` and `solve` can be passed as `method=`; the
-    rest is optional.
+class MethodLike(Protocol):
+    """What can be passed as `method=`, besides a name: any object with a `name` and `solve`.
+
+    What else it may say of itself, and what counts where it does not, is told by `Method`.
 
     Attributes:
         name: in events and messages.
-        forms: the forms of growth it knows, a tuple; the first is taken where nothing else is
-            asked. ("outgoing", "inverse") if left out.
-        needs_gradients: whether `Problem.gradients` is wanted, which needs growth data and a
-            compiled model. False if left out.
-        needs_inputs: whether `Gradients.unexplained` is wanted. False if left out.
-        epsilon: norm of the side that is zero in its form; more than 0 changes the function. 0 if
-            left out.
     """
 
     name: str
-    forms: tuple[str, ...]
-    needs_gradients: bool
-    needs_inputs: bool
-    epsilon: float
 
     def solve(self, problem: Problem, rng: np.random.Generator) -> Solution:
         """The new weights of one site.
@@ -116,8 +106,38 @@ class Method(Protocol):
         ...
 
 
+class Method:
+    """A method as the library reads it: `get` makes it of whatever was passed.
+
+    The methods here are derived from it. Any other object is read once, when it is passed, and an
+    attribute that it leaves out has the value that is set here.
+
+    Attributes:
+        name: in events and messages.
+        forms: the forms of growth it knows, a tuple; the first is taken where nothing else is
+            asked. ("outgoing", "inverse") if left out.
+        needs_gradients: whether `Problem.gradients` is wanted, which needs growth data and a
+            compiled model. False if left out.
+        needs_inputs: whether `Gradients.unexplained` is wanted. False if left out.
+        epsilon: norm of the side that is zero in its form; more than 0 changes the function. 0 if
+            left out.
+        sets_bias: whether every `Solution` has a `bias`, so that a site whose producers have none
+            is refused before training begins. False if left out: such a site is then refused when
+            it is to grow.
+        solve: as of `MethodLike`.
+    """
+
+    name: str
+    forms: tuple[str, ...] = (OUTGOING, INVERSE)
+    needs_gradients: bool = False
+    needs_inputs: bool = False
+    epsilon: float = 0.0
+    sets_bias: bool = False
+    solve: Callable[[Problem, np.random.Generator], Solution]
+
+
 @dataclass(frozen=True)
-class Scaled:
+class Scaled(Method):
     """Norms of new weights, the same for every method.
 
     Args:
@@ -134,11 +154,6 @@ class Scaled:
     scale: float = 1.0
     scale_method: str = "auto"
     epsilon: float = 0.0
-
-    name: ClassVar[str]
-    forms: ClassVar[tuple[str, ...]] = (OUTGOING, INVERSE)
-    needs_gradients: ClassVar[bool] = False
-    needs_inputs: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         one_of("scale_method", self.scale_method, ("auto", "mean_norm", "fixed"))
@@ -195,11 +210,23 @@ def spectrum(problem: Problem) -> tuple[np.ndarray, np.ndarray, int]:
     return values, vectors[: min(rank, problem.added)], rank
 
 
-def gradient_norm(problem: Problem, fan_out: np.ndarray) -> float | None:
-    """Norm of the gradient by zero fan-ins; None where gradients are not known."""
+def gradient_norm(problem: Problem, fan_out: np.ndarray, fan_in: np.ndarray) -> float | None:
+    """Norm of the gradient by the side that is zero; None where gradients are not known.
+
+    Args:
+        fan_out: of the new neurons; asked in the outgoing form.
+        fan_in: likewise; asked in the inverse form.
+    """
     if problem.gradients is None:
         return None
+    if problem.form == INVERSE:
+        return float(np.linalg.norm(problem.gradients.finite(fan_in).value))
     return float(np.linalg.norm(problem.gradients.by_fan_in(fan_out)))
+
+
+def how_much_seen(gradients: Gradients) -> tuple[str, ...]:
+    """A note where not all of the growth data could be looked at."""
+    return () if gradients.exact else ("looked at some of the growth batches only",)
 
 
 def one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
@@ -220,3 +247,8 @@ def register(cls: Any) -> Any:
     """Class decorator: the class answers to its name in `get`."""
     METHODS[cls.name] = cls
     return cls
+
+
+def names() -> list[str]:
+    """The names that `get` knows, in alphabetical order."""
+    return sorted(METHODS)

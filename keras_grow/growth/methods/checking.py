@@ -1,41 +1,87 @@
 """What a method says of itself, and checks of it and of what it returns: it may be the user's own.
 
-Every error names the method.
+Here and nowhere else is an object asked what it may leave out. Every error names the method.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from keras_grow.errors import GrowthError, is_real, is_whole, shown
-from keras_grow.growth.methods.base import FORMS, SPLIT, Problem, Solution
-from keras_grow.planning.plan import INVERSE, OUTGOING
+from keras_grow.errors import GrowthError, is_real, is_whole, nearest, shown
+from keras_grow.growth.methods.base import (
+    FORMS,
+    METHODS,
+    SPLIT,
+    Method,
+    MethodLike,
+    Problem,
+    Scaled,
+    Solution,
+)
+from keras_grow.planning.plan import OUTGOING
+
+# What a method may say of itself besides its name; where it does not, `Method` says it.
+OPTIONAL = ("forms", "needs_gradients", "needs_inputs", "epsilon", "sets_bias")
 
 
-def forms_of(method: Any) -> tuple[str, ...]:
-    """The forms a method knows; outgoing and inverse if it does not say."""
-    return tuple(getattr(method, "forms", (OUTGOING, INVERSE)))
+@dataclass(frozen=True)
+class Adapted(Method):
+    """A user's own object as a `Method`, with what it said of itself when it was passed.
+
+    Attributes:
+        given: the object. Attributes of its own can be read here too.
+    """
+
+    given: MethodLike
+    name: str
+    forms: tuple[str, ...]
+    needs_gradients: bool
+    needs_inputs: bool
+    epsilon: float
+    sets_bias: bool
+
+    def solve(self, problem: Problem, rng: np.random.Generator) -> Solution:
+        return self.given.solve(problem, rng)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # copying and pickling ask before there is anything given
+            raise AttributeError(name)
+        return getattr(self.given, name)
 
 
-def wants_gradients(method: Any) -> bool:
-    """Whether a method looks at gradients; not if it does not say."""
-    return bool(getattr(method, "needs_gradients", False))
+def get(method: str | type | MethodLike) -> Method:
+    """A method from its name, its class or itself, as `keras.losses.get` does for losses.
+
+    Returns:
+        What every part of the library reads, frozen: one of the methods here as it is, an object
+        of the user's own in an adapter. What has been returned once is returned as it is.
+
+    Raises:
+        GrowthError: no such name, or an object that is no method.
+    """
+    found: Any = method
+    if isinstance(method, str):
+        try:
+            found = METHODS[method.lower().replace("_", "").replace("-", "")]()
+        except KeyError:
+            raise GrowthError(
+                f"There is no growth method '{method}'. {nearest(method, METHODS)} "
+                f"Received: method={method!r}."
+            ) from None
+    elif isinstance(method, type) and callable(getattr(method, "solve", None)):
+        found = method()
+    said = _said(found)
+    return found if isinstance(found, (Scaled, Adapted)) else Adapted(found, **said)
 
 
-def wants_inputs(method: Any) -> bool:
-    """Whether a method looks at what consumers read now; not if it does not say."""
-    return bool(getattr(method, "needs_inputs", False))
+def _said(method: Any) -> dict[str, Any]:
+    """What an object says of itself, by the names of `Method`'s attributes.
 
-
-def epsilon_of(method: Any) -> float:
-    """The norm of the side that is zero in the method's form; 0 if it does not say."""
-    return float(getattr(method, "epsilon", 0.0))
-
-
-def check_method(method: Any) -> None:
-    """Raises GrowthError unless an object has what a `Method` must have."""
+    Raises:
+        GrowthError: it lacks what a `MethodLike` must have, or says what cannot be.
+    """
     if not callable(getattr(method, "solve", None)):
         raise GrowthError(
             "method must be a name or an object with solve(problem, rng). "
@@ -47,7 +93,8 @@ def check_method(method: Any) -> None:
             f"The growth method {type(method).__name__} needs a name, a text for events and "
             f"messages. Received: name={name!r}."
         )
-    forms = getattr(method, "forms", (OUTGOING, INVERSE))
+    said = {key: getattr(method, key, getattr(Method, key)) for key in OPTIONAL}
+    forms = said["forms"]
     if (
         isinstance(forms, str)
         or not isinstance(forms, Sequence)
@@ -59,21 +106,23 @@ def check_method(method: Any) -> None:
             f"The forms of the method '{name}' must be a tuple of one or more of {listed}. "
             f"Received: forms={forms!r}."
         )
-    for flag in ("needs_gradients", "needs_inputs"):
-        value = getattr(method, flag, False)
+    for flag in ("needs_gradients", "needs_inputs", "sets_bias"):
+        value = said[flag]
         if not isinstance(value, (bool, np.bool_)):
             raise GrowthError(
                 f"{flag} of the method '{name}' must be True or False. Received: {flag}={value!r}."
             )
-    epsilon = getattr(method, "epsilon", 0.0)
+        said[flag] = bool(value)
+    epsilon = said["epsilon"]
     if not is_real(epsilon) or not 0 <= epsilon < np.inf:
         raise GrowthError(
             f"epsilon of the method '{name}' must be a number of 0 or more. "
             f"Received: epsilon={epsilon!r}."
         )
+    return {**said, "name": name, "forms": tuple(forms), "epsilon": float(epsilon)}
 
 
-def checked(method: Any, problem: Problem, solution: Any) -> Solution:
+def checked(method: Method, problem: Problem, solution: Any) -> Solution:
     """A method's solution with arrays in it.
 
     Raises:

@@ -1,7 +1,6 @@
 """GradMax: the largest gradient on the new weights, in closed form."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from keras_grow.growth.methods.base import (
     Solution,
     completed,
     gradient_norm,
+    how_much_seen,
     register,
     spectrum,
 )
@@ -62,8 +62,8 @@ class GradMax(Scaled):
 
     sign_rule: bool = True
     name = "gradmax"
-    needs_gradients: ClassVar[bool] = True
-    needs_inputs: ClassVar[bool] = True
+    needs_gradients = True
+    needs_inputs = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,7 +77,7 @@ class GradMax(Scaled):
             directions = better_signs(directions, problem.known)
         directions = completed(directions, problem, problem.fan_out.shape[1], rng)
         fan_out, fan_in = self.finished(problem, directions, rng)
-        return Solution(fan_out, fan_in, values, gradient_norm(problem, fan_out), rank)
+        return Solution(fan_out, fan_in, values, gradient_norm(problem, fan_out, fan_in), rank)
 
     def _inverse(self, problem: Problem, rng: np.random.Generator) -> Solution:
         gradients, k = problem.known, problem.added
@@ -96,10 +96,8 @@ class GradMax(Scaled):
         chosen = as_strong(self, problem, white, chosen)
         if self.sign_rule:
             chosen = larger(chosen, lambda rows: left.finite(rows).value)
-        norm = float(np.linalg.norm(gradients.finite(chosen).value))
-        notes += white.notes
-        if not gradients.exact:
-            notes += ("looked at some of the growth batches only",)
+        notes += white.notes + how_much_seen(gradients)
+        norm = gradient_norm(problem, zero, chosen)
         return Solution(zero, chosen, values, norm, rank, notes=notes)
 
 

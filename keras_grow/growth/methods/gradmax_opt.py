@@ -1,20 +1,18 @@
 """GradMaxOpt: equation 11 of the paper by projected gradient ascent instead of the SVD."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
-from keras_grow.errors import check_whole
-from keras_grow.growth.methods.base import (
-    Problem,
-    Scaled,
-    Solution,
-    completed,
-    positive,
-    register,
+from keras_grow.growth.methods.base import Problem, how_much_seen, register
+from keras_grow.growth.methods.optimizing import (
+    FAN_IN,
+    FAN_OUT,
+    Ascending,
+    Ascent,
+    Objective,
+    orthonormal,
 )
-from keras_grow.growth.methods.optimizing import Objective, ascend, orthonormal
 from keras_grow.growth.statistics import unit
 from keras_grow.planning.plan import INVERSE
 
@@ -24,7 +22,7 @@ WORSE = "the largest gradient among orthonormal fan-ins was measured worse than 
 
 @register
 @dataclass(frozen=True)
-class GradMaxOpt(Scaled):
+class GradMaxOpt(Ascending):
     """The gradient norm of the new weights, maximised by Adam (paper, section 3).
 
     In the outgoing form that is the norm of M V over fan-outs V; in the inverse form the norm of
@@ -37,39 +35,18 @@ class GradMaxOpt(Scaled):
     one pass, which is exact in both forms.
 
     Args:
-        steps: of Adam.
-        learning_rate: of directions of length 1; it falls to zero as a cosine.
+        steps, learning_rate: of Adam, 40 and 0.2; the rate is that of directions of length 1 and
+            falls to zero as a cosine.
     """
 
-    steps: int = 40
-    learning_rate: float = 0.2
     name = "gradmaxopt"
-    needs_gradients: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_whole("steps", self.steps, 1)
-        positive("learning_rate", self.learning_rate)
-
-    def solve(self, problem: Problem, rng: np.random.Generator) -> Solution:
-        inverse = problem.form == INVERSE
-        side = problem.fan_in if inverse else problem.fan_out
-        width = side.shape[1]
-        count = min(problem.added, width)
-        start = unit(rng.standard_normal((count, width)))
-        objective = _by_fan_out(problem, self) if inverse else _by_fan_in(problem)
-        (found,), _ = ascend([start], objective, self.steps, self.learning_rate, orthonormal)
-        directions = completed(found, problem, width, rng)
-        fan_out, fan_in = self.finished(problem, directions, rng)
-        if inverse:
-            gradient = problem.known.finite(fan_in).value
-        else:
-            gradient = problem.known.by_fan_in(fan_out)
-        seen = problem.known.exact or not inverse  # M is that of all batches
-        notes: tuple[str, ...] = () if seen else ("looked at some of the growth batches only",)
-        if inverse:
-            notes += (WORSE,)
-        return Solution(fan_out, fan_in, gradient_norm=float(np.linalg.norm(gradient)), notes=notes)
+    def ascent(self, problem: Problem) -> Ascent:
+        if problem.form == INVERSE:
+            notes = (*how_much_seen(problem.known), WORSE)
+            return Ascent(_by_fan_out(problem, self), {FAN_IN: orthonormal}, unit, notes=notes)
+        # Nothing to note: M is that of all batches.
+        return Ascent(_by_fan_in(problem), {FAN_OUT: orthonormal}, unit)
 
 
 def _by_fan_in(problem: Problem) -> Objective:

@@ -1,12 +1,19 @@
 """Pursuit: new fan-ins that explain most of what the present neurons cannot, one after another."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
 from keras_grow.errors import check_whole
-from keras_grow.growth.methods.base import Problem, Scaled, Solution, completed, register
+from keras_grow.growth.methods.base import (
+    Problem,
+    Scaled,
+    Solution,
+    completed,
+    gradient_norm,
+    how_much_seen,
+    register,
+)
 from keras_grow.growth.statistics import Gradients, rank_of, unit
 from keras_grow.planning.plan import INVERSE, OUTGOING
 from keras_grow.rules import NoSlope
@@ -51,9 +58,9 @@ class Pursuit(Scaled):
     candidates: int = 32
     steps: int = 15
     name = "pursuit"
-    forms: ClassVar[tuple[str, ...]] = (INVERSE, OUTGOING)
-    needs_gradients: ClassVar[bool] = True
-    needs_inputs: ClassVar[bool] = True
+    forms = (INVERSE, OUTGOING)
+    needs_gradients = True
+    needs_inputs = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -89,22 +96,15 @@ class Pursuit(Scaled):
             pool[best] = unit(rng.standard_normal((1, width)))[0]
             if number + 1 < problem.added:
                 left = left.unexplained(found)
-        notes: tuple[str, ...] = ()
-        if not gradients.exact:
-            notes += ("looked at some of the growth batches only",)
+        notes = how_much_seen(gradients)
         if len(chosen) < problem.added:
             notes += (f"{problem.added - len(chosen)} random: nothing was left to explain",)
-        directions = (
-            completed(chosen, problem, width, rng),
-            completed(fan_out, problem, fan_out.shape[1], rng),
-        )
-        if problem.form == INVERSE:
-            zero, fan_in = self.finished(problem, directions[0], rng, directions[1])
-            had = float(np.linalg.norm(gradients.finite(fan_in).value))
-            return Solution(zero, fan_in, values, had, notes=notes)
-        out, zero = self.finished(problem, directions[1], rng, directions[0])
-        had = float(np.linalg.norm(gradients.by_fan_in(out)))
-        return Solution(out, zero, values, had, notes=notes)
+        chosen = completed(chosen, problem, width, rng)
+        fan_out = completed(fan_out, problem, fan_out.shape[1], rng)
+        free, other = (chosen, fan_out) if problem.form == INVERSE else (fan_out, chosen)
+        fan_out, fan_in = self.finished(problem, free, rng, other)
+        norm_found = gradient_norm(problem, fan_out, fan_in)
+        return Solution(fan_out, fan_in, values, norm_found, notes=notes)
 
 
 def climb(

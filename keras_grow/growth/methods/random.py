@@ -39,5 +39,5 @@ class Random(Scaled):
         positive = self.distribution == "positive"
         directions = unit(rng.random(shape) if positive else rng.standard_normal(shape))
         fan_out, fan_in = self.finished(problem, directions, rng)
-        norm = None if problem.form == INVERSE else gradient_norm(problem, fan_out)
+        norm = None if problem.form == INVERSE else gradient_norm(problem, fan_out, fan_in)
         return Solution(fan_out, fan_in, gradient_norm=norm)

@@ -1,7 +1,6 @@
 """Split: new neurons are copies of present ones, with which they share the fan-out."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -35,7 +34,7 @@ class Split(Scaled):
 
     choice: str = "random"
     name = "split"
-    forms: ClassVar[tuple[str, ...]] = (SPLIT,)
+    forms = (SPLIT,)
 
     def __post_init__(self) -> None:
         super().__post_init__()

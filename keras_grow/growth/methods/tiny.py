@@ -1,7 +1,6 @@
 """Tiny: the best first-order update that the present layers cannot make themselves."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from keras_grow.growth.methods.base import (
     Solution,
     completed,
     gradient_norm,
+    how_much_seen,
     register,
 )
 from keras_grow.growth.methods.gradmax import better_signs
@@ -42,21 +42,19 @@ class Tiny(Scaled):
     """
 
     name = "tiny"
-    forms: ClassVar[tuple[str, ...]] = (OUTGOING, INVERSE, JOINT)
-    needs_gradients: ClassVar[bool] = True
-    needs_inputs: ClassVar[bool] = True
+    forms = (OUTGOING, INVERSE, JOINT)
+    needs_gradients = True
+    needs_inputs = True
 
     def solve(self, problem: Problem, rng: np.random.Generator) -> Solution:
         gradients = problem.known
         white = whitening(gradients)
-        notes = white.notes
+        notes = white.notes + how_much_seen(gradients)
         whitened = white.times(gradients.unexplained().matrix)
         values, directions = top_directions(whitened, problem.added)
         rank = rank_of(values, gradients.shape)
         fan_out = directions[: min(rank, problem.added)]
         fan_in = unit(-white.times(whitened @ fan_out.T).T)
-        if not gradients.exact:
-            notes += ("looked at some of the growth batches only",)
         found: dict = {"singular_values": values, "rank": rank, "notes": notes}
         if problem.form == JOINT:
             return self._joint(problem, fan_in, fan_out, values, rng, found)
@@ -65,13 +63,14 @@ class Tiny(Scaled):
             fan_in = completed(fan_in, problem, problem.fan_in.shape[1], rng)
             zero, chosen = self.finished(problem, fan_in, rng)
             chosen = as_strong(self, problem, white, chosen)
-            norm = float(np.linalg.norm(gradients.finite(chosen).value))
+            norm = gradient_norm(problem, zero, chosen)
             return Solution(zero, chosen, gradient_norm=norm, **found)
         if len(fan_out):
             fan_out = better_signs(fan_out, gradients)
         fan_out = completed(fan_out, problem, problem.fan_out.shape[1], rng)
         chosen, zero = self.finished(problem, fan_out, rng)
-        return Solution(chosen, zero, gradient_norm=gradient_norm(problem, chosen), **found)
+        norm = gradient_norm(problem, chosen, zero)
+        return Solution(chosen, zero, gradient_norm=norm, **found)
 
     def _joint(
         self,

@@ -1,7 +1,6 @@
 """Zeros: new neurons that are constant and read by nobody, which only their bias tells apart."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -25,8 +24,8 @@ class Zeros(Scaled):
 
     bias: float = 1.0
     name = "zeros"
-    forms: ClassVar[tuple[str, ...]] = (ZEROS,)
-    sets_bias: ClassVar[bool] = True  # so a site without one is refused before training
+    forms = (ZEROS,)
+    sets_bias = True  # so a site without one is refused before training
 
     def __post_init__(self) -> None:
         super().__post_init__()
