@@ -173,7 +173,7 @@ def time_growth(
             choice = chosen(request, draft, known)
         change = Wider(request, draft, known, choice)
         try:
-            # In `fit` the callback knows the others, so that memory is not searched for them.
+            # As in `fit`, whose callback knows the `EarlyStopping` callbacks beside it: here none.
             guarded(change, Guard(outputs, first, _keras.Living(stoppings=())), clock)
         finally:
             slopes.remove()
