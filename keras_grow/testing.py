@@ -1,4 +1,4 @@
-"""Proves a rule: what every growth through a layer has to show.
+"""Proves a rule: what every growth through a layer has to show. And times a method.
 
 ```python
 from keras_grow.testing import run_growth_test
@@ -23,11 +23,21 @@ import keras
 import numpy as np
 from keras import layers, tree
 
+from keras_grow import _keras
+from keras_grow.apply import Slopes
+from keras_grow.errors import check_whole
+from keras_grow.graph.outputs import Outputs
+from keras_grow.growth.choice import chosen, measured, recording_of
+from keras_grow.growth.draft import drafted
+from keras_grow.growth.guarded import Clock, Guard, guarded
+from keras_grow.growth.step import Request
+from keras_grow.growth.wider import Wider
 from keras_grow.planning import Plan, survey
 from keras_grow.planning.arrays import split_groups
+from keras_grow.surgery.arguments import amounts_of, initialization
 from keras_grow.surgery.widening import grow_, plan, widen
 
-__all__ = ["run_growth_test"]
+__all__ = ["run_growth_test", "sublayers", "time_growth"]
 
 
 def run_growth_test(
@@ -108,6 +118,75 @@ def run_growth_test(
 
 
 # --- values ------------------------------------------------------------------------------------
+
+
+def time_growth(
+    model: keras.Model,
+    widths: Mapping[str, int],
+    method: Any = "random",
+    data: Any = None,
+    seed: int | None = 0,
+    form: str = "auto",
+    repeats: int = 5,
+) -> list[dict[str, float]]:
+    """What a growth costs: done again and again as in `fit`, the model put back each time.
+
+    The first takes longer by all that is compiled for it. In `fit` every growth is such a first
+    one, because shapes change; the others tell what is left when compilation is not counted. What
+    is done once, to survey and to plan, counts the same in all of them.
+
+    Args:
+        model: a built functional or Sequential model, as it is afterwards too.
+        widths: new widths by layer or site name.
+        method, data, seed, form: as of `keras_grow.widen`; one batch of the data is looked at.
+        repeats: growths after the first.
+
+    Returns:
+        Seconds by phase of each growth, the first one first: "survey", "plan", "statistics" (of
+        methods that look at data), "choice", "verification", "surgery".
+
+    Raises:
+        GrowthError: it cannot be done; the message says why.
+    """
+    check_whole("repeats", repeats, 0)
+    survey(model)  # what is done once in a process
+    once = Clock()
+    with once("survey"):
+        atlas = survey(model)
+    slopes = Slopes()
+    init = initialization(atlas.graph, method, data, seed, form, slopes, batches=1)
+    request = Request(atlas, amounts_of(atlas, widths), init)
+    with once("plan"):
+        draft = drafted(request)
+        recording = recording_of(request, draft)
+    outputs = Outputs(atlas.graph)
+    first = None if init.batches is None else init.batches.first
+    found = []
+    for _ in range(repeats + 1):
+        clock = Clock()
+        clock.seconds.update(once.seconds)
+        known = None
+        if recording is not None:
+            with clock("statistics"):
+                known = measured(request, draft, recording)
+        with clock("choice"):
+            choice = chosen(request, draft, known)
+        change = Wider(request, draft, known, choice)
+        try:
+            # As in `fit`, whose callback knows the `EarlyStopping` callbacks beside it: here none.
+            guarded(change, Guard(outputs, first, _keras.Living(stoppings=())), clock)
+        finally:
+            slopes.remove()
+            change.undo()
+        found.append(clock.seconds)
+    return found
+
+
+def sublayers(layer: keras.Layer) -> list[keras.Layer]:
+    """All layers below a layer or model, itself first: those inside composite layers too, which
+    `Model.layers` does not list.
+    """
+    return _keras.sublayers(layer)
 
 
 def randomize(model: keras.Model, seed: int = 0) -> None:

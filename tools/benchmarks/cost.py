@@ -19,10 +19,6 @@ from rich.table import Table
 
 import keras_grow as kg
 from keras_grow import zoo
-from keras_grow.graph.outputs import Outputs
-from keras_grow.growth.data import Batches
-from keras_grow.growth.step import GrowthStep
-from keras_grow.planning import survey
 from keras_grow.tools.benchmarks import gromo
 
 
@@ -68,7 +64,7 @@ SETTINGS: dict[str, tuple[str, Callable]] = {
 }
 
 
-class _Clock(keras.callbacks.Callback):
+class _StepEnds(keras.callbacks.Callback):
     """Time of every training step, results included (the callback makes them synchronous)."""
 
     def __init__(self) -> None:
@@ -86,7 +82,7 @@ def training_step(model: Any, x: np.ndarray, y: np.ndarray, steps: int) -> float
         while True:
             yield x, y
 
-    clock = _Clock()
+    clock = _StepEnds()
     model.fit(batches(), steps_per_epoch=steps, verbose=0, callbacks=[clock], shuffle=False)
     return statistics.median(np.diff(clock.ends)[2:])
 
@@ -101,32 +97,9 @@ def growth_event(
     form: str = "auto",
 ) -> tuple[dict[str, float], float]:
     """Median seconds by phase of one growth event without compilation, and the first run's sum."""
-    outputs = Outputs(survey(model).graph)
-    start = time.perf_counter()
-    atlas = survey(model)
-    surveyed = time.perf_counter() - start
-    amounts = {atlas.find(name): n for name, n in added.items()}
-    step = GrowthStep(
-        atlas,
-        amounts,
-        kg.methods.get(method),
-        np.random.default_rng(0),
-        Batches((x, y, None)),
-        kg.Slopes(),
-        outputs,
-        form,
-    )
-    step.prepare()
-    runs = []
-    for _ in range(repeats + 1):
-        plan = step.seconds["plan"]
-        step.seconds.clear()
-        step.seconds.update(survey=surveyed, plan=plan)
-        step.measure()
-        step.choose()
-        step.operate()
-        runs.append(dict(step.seconds))
-        step.surgery.undo()
+    sites = {name: site for site in kg.sites(model) for name in (site.name, *site.producers)}
+    widths = {name: sites[name].width + n for name, n in added.items()}
+    runs = kg.testing.time_growth(model, widths, method, [(x, y)], form=form, repeats=repeats)
     first, warm = runs[0], runs[1:]
     phases = {name: statistics.median(r[name] for r in warm) for name in first if name in warm[0]}
     return phases, sum(first.values())

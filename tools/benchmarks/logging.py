@@ -11,9 +11,9 @@ steps.
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import click
 import keras
@@ -21,55 +21,87 @@ from rich.console import Console
 from rich.table import Table
 
 import keras_grow as kg
+from keras_grow.logs.writing import RunWriter
 from keras_grow.tools.benchmarks.cost import SETTINGS
-from keras_grow.training.run_log import RunLog
 
 # Training steps between growths, as in `schedules.Every(200)`.
 EVERY = 200
 
 
-class _Clocked(RunLog):
-    """A log that writes after every second step, and measures how long it takes."""
+class _Clocked(kg.GrowthCallback):
+    """Grows a model, with a record after every second step, and times its part of each step.
 
-    def __init__(self, log_dir: str) -> None:
-        super().__init__(log_dir, every=1, raising=True)
-        self.writing = False
-        self.steps: list[float] = []
-        self.records = 0
+    Attributes:
+        spent: processor time of a step's end, with a record and without.
+        recorded: whether the last step has one.
+    """
+
+    def __init__(self, data: Any, **options: Any) -> None:
+        super().__init__(data, log_every=2, on_failure="raise", **options)
+        self.spent: dict[bool, list[float]] = {True: [], False: []}
+        self.recorded = False
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        grown, start = len(self.events), time.thread_time()
+        super().on_train_batch_end(batch, logs)
+        self.recorded = self.step % 2 == 0
+        if len(self.events) == grown:
+            self.spent[self.recorded].append(time.thread_time() - start)
+
+
+class _Writing:
+    """Times what is written while it is entered.
+
+    Attributes:
+        flushes: processor time of handing over the records of steps that wait for a growth or the
+            end; in a longer training they are handed over with one of their own.
+        growths: time from a growth to its being on disk, sizes and widths included.
+    """
+
+    def __init__(self) -> None:
+        self.flushes: list[float] = []
         self.growths: list[float] = []
+        self._begun: float | None = None
 
-    def batch(self, model: Any, before: int, step: int, in_epoch: int, logs: Mapping) -> None:
-        self.writing = step % 2 == 1
-        if self.writing:
+    def __enter__(self) -> "_Writing":
+        growth, flush, close = RunWriter.growth, RunWriter.flush, RunWriter.close
+
+        def hand_over(writer: RunWriter) -> None:
             start = time.thread_time()
-            super().batch(model, before, step, in_epoch, logs)
-            self.records += 1
-            self.steps.append(time.thread_time() - start)
+            flush(writer)
+            self.flushes.append(time.thread_time() - start)
 
-    def growth(self, event: Any, model: Any) -> None:
-        self.flush()
-        start = time.perf_counter()
-        super().growth(event, model)
-        self.growths.append(time.perf_counter() - start)
+        def timed_growth(writer: RunWriter, event: kg.GrowthEvent) -> None:
+            hand_over(writer)
+            self._begun = time.perf_counter()
+            growth(writer, event)
 
-    def end(self) -> None:
-        self.flush()
-        super().end()
+        def timed_flush(writer: RunWriter) -> None:
+            flush(writer)
+            if self._begun is not None:
+                self.growths.append(time.perf_counter() - self._begun)
+                self._begun = None
 
-    def flush(self) -> None:
-        """Writes what waits, as part of the records of steps."""
-        if self._writer is not None:
-            start = time.thread_time()
-            self._writer.flush()
-            self.steps.append(time.thread_time() - start)
+        def timed_close(writer: RunWriter) -> None:
+            hand_over(writer)
+            close(writer)
+
+        self._patch = patch.multiple(
+            RunWriter, growth=timed_growth, flush=timed_flush, close=timed_close
+        )
+        self._patch.start()
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._patch.stop()
 
 
 class _Steps(keras.callbacks.Callback):
     """The time from the end of one step to the end of the next, with a record and without."""
 
-    def __init__(self, log: _Clocked, growth: Any) -> None:
+    def __init__(self, growth: _Clocked) -> None:
         super().__init__()
-        self.log, self.growth = log, growth
+        self.growth = growth
         self.times: dict[bool, list[float]] = {True: [], False: []}
         self._last: float | None = None
         self._events = 0
@@ -83,7 +115,7 @@ class _Steps(keras.callbacks.Callback):
         if self._skip:
             self._skip -= 1
         elif self._last is not None:
-            self.times[self.log.writing].append(now - self._last)
+            self.times[self.growth.recorded].append(now - self._last)
         self._last = now
 
 
@@ -129,19 +161,20 @@ def measure(setting: str, steps: int, growths: int) -> Cost:
     with tempfile.TemporaryDirectory(prefix="keras-grow-") as folder:
         schedule = kg.schedules.Every(max(steps // (growths + 1), 1), times=growths)
         selector = kg.selectors.All(1, names=list(added))
-        growth = kg.GrowthCallback((x, y), schedule=schedule, selector=selector, log_dir=folder)
-        log = _Clocked(folder)
-        growth._log = log
-        clock = _Steps(log, growth)
-        model.fit(
-            batches(), steps_per_epoch=steps, verbose=0, callbacks=[growth, clock], shuffle=False
-        )
+        growth = _Clocked((x, y), schedule=schedule, selector=selector, log_dir=folder)
+        clock = _Steps(growth)
+        with _Writing() as writing:
+            model.fit(
+                batches(), steps_per_epoch=steps, verbose=0, callbacks=[growth, clock],
+                shuffle=False,
+            )  # fmt: skip
+    recorded, plain = growth.spent[True], growth.spent[False]
     return Cost(
         statistics.median(clock.times[True]),
         statistics.median(clock.times[False]),
-        sum(log.steps) / log.records,
-        statistics.median(log.growths),
-        len(log.growths),
+        statistics.mean(recorded) - statistics.mean(plain) + sum(writing.flushes) / len(recorded),
+        statistics.median(writing.growths),
+        len(writing.growths),
         len(growth.events[0].sites),
     )
 

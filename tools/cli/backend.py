@@ -21,7 +21,7 @@ BACKENDS = ("jax", "torch", "tensorflow")
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChosenBackend:
     """A backend's name and, in words, who chose it."""
 
     name: str
@@ -33,7 +33,7 @@ def installed_backends() -> list[str]:
     return [name for name in BACKENDS if importlib.util.find_spec(name) is not None]
 
 
-def choose_backend(wanted: str | None = None) -> Choice:
+def choose_backend(wanted: str | None = None) -> ChosenBackend:
     """Decide which backend Keras will run on, and tell Keras through ``KERAS_BACKEND``.
 
     The order is: ``wanted`` (the ``--backend`` option), the environment variable
@@ -53,7 +53,7 @@ def choose_backend(wanted: str | None = None) -> Choice:
                 f"Keras is already running on the {running} backend in this process, so it "
                 f"cannot change to {wanted}. Start a new process with KERAS_BACKEND={wanted}."
             )
-        return Choice(running, "it was already running in this process")
+        return ChosenBackend(running, "it was already running in this process")
     choice = _decide(wanted)
     os.environ["KERAS_BACKEND"] = choice.name
     # TensorFlow's start-up notes on stderr would drown the one line which we have to say.
@@ -66,7 +66,7 @@ def _running_backend() -> str | None:
     return None if keras is None else str(keras.backend.backend())
 
 
-def _decide(wanted: str | None) -> Choice:
+def _decide(wanted: str | None) -> ChosenBackend:
     installed = installed_backends()
     if not installed:
         raise InputError(
@@ -90,11 +90,11 @@ def _decide(wanted: str | None) -> Choice:
                     f"{name!r} is not a backend on which models can be trained, although "
                     f"{reason}. Choose one that is installed: {', '.join(installed)}."
                 )
-            return Choice(name, reason)
+            return ChosenBackend(name, reason)
     configured = _configured_backend()
     if configured in installed:
-        return Choice(configured, f"{_config_path()} asks for it")
-    return Choice(installed[0], "it is installed and no other one was asked for")
+        return ChosenBackend(configured, f"{_config_path()} asks for it")
+    return ChosenBackend(installed[0], "it is installed and no other one was asked for")
 
 
 def _config_path() -> Path:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from keras_grow.tools.cli.backend import BACKENDS, Choice, choose_backend
+from keras_grow.tools.cli.backend import BACKENDS, ChosenBackend, choose_backend
 from keras_grow.tools.modelfile.trust import Trust
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -98,7 +98,7 @@ def wants_debug(context: click.Context) -> bool:
     return bool(context.meta.get(f"{_PREFIX}debug", False))
 
 
-def start_backend() -> Choice:
+def start_backend() -> ChosenBackend:
     """Choose the backend for the running command; to be called before Keras is imported."""
     context = click.get_current_context()
     choice = choose_backend(context.meta.get(f"{_PREFIX}backend"))
@@ -106,7 +106,7 @@ def start_backend() -> Choice:
     return choice
 
 
-def chosen_backend(context: click.Context) -> Choice | None:
+def chosen_backend(context: click.Context) -> ChosenBackend | None:
     """The backend which :func:`start_backend` chose, or None if it did not come to that."""
-    choice: Choice | None = context.meta.get(f"{_PREFIX}choice")
+    choice: ChosenBackend | None = context.meta.get(f"{_PREFIX}choice")
     return choice

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 import keras_grow as kg
+from keras_grow.testing import sublayers
 from keras_grow.tools.coverage.weights import randomize
 
 # What users get: the fan-out starts at zero where a plain activation would never train a zero
@@ -39,7 +40,7 @@ def measure(
     Returns:
         A record that `json` can write; deviations are parts of the scale of the outputs.
     """
-    clock = _Clock()
+    clock = _Stopwatch()
     model = build()
     seconds = {"build": clock()}
     sites = kg.sites(model)
@@ -48,7 +49,7 @@ def measure(
     growing = {path for site in sites for path in site.producers}
     record: dict[str, Any] = {
         "class": type(model).__name__,
-        "layers": len(list(model._flatten_layers())),
+        "layers": len(sublayers(model)),
         "parameters": int(model.count_params()),
         "producers": len(growing) + len(refusals),
         "growable": len(growing),
@@ -96,7 +97,7 @@ def measure(
     return record
 
 
-class _Clock:
+class _Stopwatch:
     def __init__(self) -> None:
         self.last = time.perf_counter()
 

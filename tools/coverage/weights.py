@@ -11,18 +11,20 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_grow.testing import sublayers
+
 _SPREAD = 0.1
 
 
 def randomize(model: Any, inputs: Any, seed: int = 0) -> None:
     """Gives every float weight of `model` a random value; `inputs` is a batch for it."""
     rng = np.random.default_rng(seed)
-    for layer in model._flatten_layers():
+    for layer in sublayers(model):
         for variable in _own_variables(layer):
             if keras.backend.is_float_dtype(variable.dtype):
                 variable.assign(_draw(layer, variable, rng))
     _settle(model, inputs)
-    for layer in model._flatten_layers():
+    for layer in sublayers(model):
         if isinstance(layer, keras.layers.BatchNormalization) and layer.built:
             spread = np.sqrt(_array(layer.moving_variance))
             shape = spread.shape
@@ -34,7 +36,12 @@ def randomize(model: Any, inputs: Any, seed: int = 0) -> None:
 
 
 def _own_variables(layer: Any) -> list:
-    return [] if isinstance(layer, keras.Model) else layer._trainable_variables
+    """Trainable ones that are no sublayer's."""
+    if isinstance(layer, keras.Model):
+        return []
+    _, *below = sublayers(layer)
+    others = {id(v) for one in below for v in one.variables}
+    return [v for v in layer.variables if v.trainable and id(v) not in others]
 
 
 def _draw(layer: Any, variable: Any, rng: np.random.Generator) -> np.ndarray:
@@ -56,7 +63,7 @@ def _fan_in(layer: Any, name: str, shape: tuple) -> float:
 
 def _settle(model: Any, inputs: Any) -> None:
     """One pass in training mode which leaves the batch's own statistics in every BatchNorm."""
-    norms = [x for x in model._flatten_layers() if isinstance(x, keras.layers.BatchNormalization)]
+    norms = [x for x in sublayers(model) if isinstance(x, keras.layers.BatchNormalization)]
     if not norms:
         return
     before = [(n, n.momentum) for n in norms]

@@ -74,12 +74,12 @@ class XAxis:
 
     kind: str
     unit: tuple[float, str] = (1.0, "seconds")
-    _clocks: dict[int, "_Clock"] = field(default_factory=dict, repr=False, compare=False)
+    _clocks: dict[int, "_StepTimes"] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, kind: str, runs: Iterable[Run]) -> "XAxis":
         """The axis on which all of `runs` fit, its unit of time chosen by the longest."""
-        clocks = {id(run): _Clock.of(run) for run in runs} if kind == "time" else {}
+        clocks = {id(run): _StepTimes.of(run) for run in runs} if kind == "time" else {}
         longest = max((clock.last - clock.first for clock in clocks.values()), default=0.0)
         for limit, size, name in _UNITS:
             if longest < limit:
@@ -106,9 +106,9 @@ class XAxis:
             "hoverformat": hover[self.kind],
         }
 
-    def _time(self, run: Run) -> "_Clock":
+    def _time(self, run: Run) -> "_StepTimes":
         if id(run) not in self._clocks:
-            self._clocks[id(run)] = _Clock.of(run)
+            self._clocks[id(run)] = _StepTimes.of(run)
         return self._clocks[id(run)]
 
     def label(self, value: float) -> str:
@@ -175,7 +175,7 @@ def _si(value: float) -> str:
 
 
 @dataclass(frozen=True)
-class _Clock:
+class _StepTimes:
     """When a run did what.
 
     Attributes:
@@ -189,7 +189,7 @@ class _Clock:
     last: float
 
     @classmethod
-    def of(cls, run: Run) -> "_Clock":
+    def of(cls, run: Run) -> "_StepTimes":
         longest = max(run.scalars.values(), key=len, default=None)
         steps = np.array([g.step for g in run.growths], float)
         times = np.array([g.time for g in run.growths], float)

@@ -8,10 +8,10 @@ import numpy as np
 import plotly.graph_objects as go
 
 from keras_grow.tools.drawings import Style
-from keras_grow.tools.figures.theme import ACCENT, NEUTRAL, NEW, Draft, dress
+from keras_grow.tools.figures.theme import ACCENT, NEUTRAL, NEW, Sketch, dress
 
 if TYPE_CHECKING:  # figures are drawn without Keras
-    from keras_grow.training.trial import GrowthCheck
+    from keras_grow import GrowthCheck
 
 _COLORS = {"small": NEUTRAL, "grown": ACCENT, "big": NEW}
 
@@ -25,14 +25,14 @@ def check(found: GrowthCheck, *, log: bool = False, theme: str = "light") -> go.
         theme: "light" or "dark".
     """
     style = Style(log=log, theme=theme)
-    draft = Draft([1.0])
+    sketch = Sketch([1.0])
     epochs = 0
     for arm in _COLORS:
         losses = np.array([t.losses for t in found.of(arm)])
         epochs = losses.shape[1]
         numbers = np.arange(1, epochs + 1)
         if len(losses) > 1:
-            draft.add(
+            sketch.add(
                 {
                     "type": "scatter",
                     "x": np.concatenate([numbers, numbers[::-1]]),
@@ -48,7 +48,7 @@ def check(found: GrowthCheck, *, log: bool = False, theme: str = "light") -> go.
                     "meta": {"arm": arm, "what": "range"},
                 }
             )
-        draft.add(
+        sketch.add(
             {
                 "type": "scatter",
                 "x": numbers,
@@ -62,18 +62,18 @@ def check(found: GrowthCheck, *, log: bool = False, theme: str = "light") -> go.
             }
         )
     at = found.at * epochs + 0.5
-    draft.layout["shapes"].append(
+    sketch.layout["shapes"].append(
         {
             "type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "yref": "paper",
             "line": {"dash": "dot", "color": NEUTRAL, "width": 1},
         }
     )  # fmt: skip
-    draft.axis("xaxis", title={"text": "epoch"})
-    draft.axis("yaxis", title={"text": "training loss"}, type="log" if log else "linear")
+    sketch.axis("xaxis", title={"text": "epoch"})
+    sketch.axis("yaxis", title={"text": "training loss"}, type="log" if log else "linear")
     notes = [
         f"{', '.join(found.names)}; means over {len(found.of('grown'))} seeds, and their range.",
         "The dotted line is the growth.",
     ]
     if not np.isnan(found.closed):
         notes.append(f"Growing closes {found.closed:.0%} of the gap between small and big.")
-    return dress(draft, style, "Does growing help?", notes)
+    return dress(sketch, style, "Does growing help?", notes)

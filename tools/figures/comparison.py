@@ -12,7 +12,7 @@ from keras_grow.errors import GrowthError, check_whole, nearest
 from keras_grow.logs.runs import GrowthSummary, Run, Series
 from keras_grow.tools.drawings import Options, Style, with_options
 from keras_grow.tools.figures.axes import XAxis, changes, evenly, log_axis, smoothed
-from keras_grow.tools.figures.theme import NEUTRAL, Draft, dress, empty, line_styles, text
+from keras_grow.tools.figures.theme import NEUTRAL, Sketch, dress, empty, line_styles, text
 from keras_grow.tools.figures.timeline import describe, legend_place, metric_of
 from keras_grow.tools.words import plural, shortened
 
@@ -114,10 +114,10 @@ def tradeoff(
         ends.append((float(places[-1]), float(heights[-1]), run.name))
     if not traces:
         return empty(f"These runs do not tell of their {_cost(style.x)}.", style, title)
-    draft = Draft()
-    draft.add(*traces)
+    sketch = Sketch()
+    sketch.add(*traces)
     for place, height, name in _apart(ends, traces, style.log):
-        draft.annotate(
+        sketch.annotate(
             x=place,
             y=height,
             text=text(name, 24),
@@ -129,12 +129,12 @@ def tradeoff(
     notes = ["Small marks are the model just before a growth, large ones at the end."]
     if unknown:
         notes.append(f"Not shown, for want of data: {_list(unknown)}.")
-    draft.axis("xaxis", **axis.layout)
-    draft.axis("yaxis", title={"text": text(metric, 30)})
+    sketch.axis("xaxis", **axis.layout)
+    sketch.axis("yaxis", title={"text": text(metric, 30)})
     if style.log:
-        draft.axis("xaxis", type="log")
-        draft.axis("yaxis", **log_axis([trace["y"] for trace in traces]))
-    return dress(draft, style, title, notes, 480, legend=legend_place(len(traces), -0.16))
+        sketch.axis("xaxis", type="log")
+        sketch.axis("yaxis", **log_axis([trace["y"] for trace in traces]))
+    return dress(sketch, style, title, notes, 480, legend=legend_place(len(traces), -0.16))
 
 
 def _apart(
@@ -295,10 +295,10 @@ def gain(
     methods = list(dict.fromkeys(g.method for one in found.values() for g in one))
     styles = line_styles((run.name for run in runs), style.among)
     axis = XAxis.of(style.x, runs)
-    draft = Draft()
-    draft.axis("xaxis", domain=[0, 0.46])
-    draft.axis("xaxis2", domain=[0.56, 1.0], anchor="y2")
-    draft.axis("yaxis2", anchor="x2")
+    sketch = Sketch()
+    sketch.axis("xaxis", domain=[0, 0.46])
+    sketch.axis("xaxis2", domain=[0.56, 1.0], anchor="y2")
+    sketch.axis("yaxis2", anchor="x2")
     traces: list[dict] = []
     for run in runs:
         own = found[run.name]
@@ -344,9 +344,9 @@ def gain(
                     "meta": {"run": run.name, "what": "slopes", "method": method},
                 }
             )
-    draft.add(*traces)
+    sketch.add(*traces)
     if len(methods) > 1:
-        draft.add(*[_key(m, i) for i, m in enumerate(methods)])
+        sketch.add(*[_key(m, i) for i, m in enumerate(methods)])
     slopes = [
         v
         for one in found.values()
@@ -356,24 +356,24 @@ def gain(
     ]
     if slopes:
         low, high = min(*slopes, 0.0), max(*slopes, 0.0)
-        draft.shape(
+        sketch.shape(
             type="line", x0=low, y0=low, x1=high, y1=high, xref="x2", yref="y2",
             line={"color": NEUTRAL, "width": 1, "dash": "dash"}, layer="below",
         )  # fmt: skip
-        draft.annotate(
+        sketch.annotate(
             x=high, y=low, xref="x2", yref="y2", xanchor="right", yanchor="bottom",
             text="falls faster after the growth",
         )  # fmt: skip
     notes = [_medians(found, methods, metric)]
     if shown < total:
         notes.append(f"{shown:,} of {plural(total, 'growth')} could be followed, or are shown.")
-    draft.axis("xaxis", **axis.layout)
-    draft.axis("yaxis", title={"text": f"Change of {text(metric, 24)}"}, ticksuffix=" &#37;")
+    sketch.axis("xaxis", **axis.layout)
+    sketch.axis("yaxis", title={"text": f"Change of {text(metric, 24)}"}, ticksuffix=" &#37;")
     per = f"{text(metric, 24)} per 100 steps"
-    draft.axis("xaxis2", title={"text": f"{per}, before"})
-    draft.axis("yaxis2", title={"text": f"{per}, after"})
+    sketch.axis("xaxis2", title={"text": f"{per}, before"})
+    sketch.axis("yaxis2", title={"text": f"{per}, after"})
     entries = len(runs) + (len(methods) if len(methods) > 1 else 0)
-    return dress(draft, style, title, notes, 460, legend=legend_place(entries, -0.18))
+    return dress(sketch, style, title, notes, 460, legend=legend_place(entries, -0.18))
 
 
 def _told(run: Run, one: Gain, metric: str) -> str:

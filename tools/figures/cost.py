@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from keras_grow.logs.runs import GrowthSummary, Run
 from keras_grow.tools.drawings import Options, Style, with_options
 from keras_grow.tools.figures.axes import XAxis, evenly
-from keras_grow.tools.figures.theme import Draft, dress, empty, line_styles, text
+from keras_grow.tools.figures.theme import Sketch, dress, empty, line_styles, text
 from keras_grow.tools.figures.timeline import legend_place
 from keras_grow.tools.words import count, plural, seconds
 
@@ -57,14 +57,14 @@ def _phases(growths: list[GrowthSummary]) -> list[str]:
 
 
 def _one(run: Run, style: Style) -> go.Figure:
-    draft = Draft([0.5, 0.25, 0.25], gap=0.06)
+    sketch = Sketch([0.5, 0.25, 0.25], gap=0.06)
     kept = evenly(len(run.growths), _BARS)
     growths = [run.growths[i] for i in kept]
     axis = XAxis.of(style.x, [run])
     numbers = np.arange(1, len(growths) + 1)
     labels = [axis.label(value) for value in axis.growths(run, growths)]
     for phase in _phases(growths):
-        draft.add(
+        sketch.add(
             {
                 "type": "bar",
                 "x": numbers,
@@ -96,7 +96,7 @@ def _one(run: Run, style: Style) -> go.Figure:
             ("before", np.minimum(before, after), np.zeros(len(before)), 0.35, "before"),
             ("added", np.abs(after - before), np.minimum(before, after), 1.0, "added"),
         ):
-            draft.add(
+            sketch.add(
                 {
                     **common,
                     "y": height,
@@ -116,15 +116,15 @@ def _one(run: Run, style: Style) -> go.Figure:
         notes.append(f"{len(growths):,} of {len(run.growths):,} are shown.")
     shown = evenly(len(growths), 12)
     for name in ("xaxis", "xaxis2", "xaxis3"):
-        draft.axis(
+        sketch.axis(
             name, tickvals=numbers[shown], ticktext=[labels[i] for i in shown], showgrid=False
         )
     title = f"Growths, by {axis.title[0].lower()}{axis.title[1:]}"
-    draft.axis("xaxis3", title={"text": title})
-    draft.axis("yaxis", title={"text": "Seconds"})
-    _sizes(draft, style)
+    sketch.axis("xaxis3", title={"text": title})
+    sketch.axis("yaxis", title={"text": "Seconds"})
+    _sizes(sketch, style)
     return dress(
-        draft,
+        sketch,
         style,
         f"Cost of growing {run.name}",
         notes,
@@ -135,24 +135,24 @@ def _one(run: Run, style: Style) -> go.Figure:
     )
 
 
-def _sizes(draft: Draft, style: Style) -> None:
+def _sizes(sketch: Sketch, style: Style) -> None:
     """Axes of the two lower rows."""
     for name, title in (("yaxis2", "Parameters"), ("yaxis3", "FLOPs")):
-        draft.axis(name, title={"text": title}, tickformat="~s")
+        sketch.axis(name, title={"text": title}, tickformat="~s")
         if style.log:
-            draft.axis(name, type="log", tickformat=".2~s", nticks=6)
+            sketch.axis(name, type="log", tickformat=".2~s", nticks=6)
 
 
 def _several(runs: list[Run], style: Style) -> go.Figure:
     order = list(reversed(runs))[:_GROUPS]
-    draft = Draft([0.3 + 0.012 * len(order), 0.3, 0.3], gap=0.1, shared=False)
+    sketch = Sketch([0.3 + 0.012 * len(order), 0.3, 0.3], gap=0.1, shared=False)
     axis = XAxis.of(style.x, runs)
     styles = line_styles((run.name for run in runs), style.among)
     growths = [growth for run in runs for growth in run.growths]
     places = np.arange(len(order))
     for phase in _phases(growths):
         means = [np.mean([g.seconds.get(phase, 0.0) for g in run.growths]) for run in order]
-        draft.add(
+        sketch.add(
             {
                 "type": "bar",
                 "orientation": "h",
@@ -178,7 +178,7 @@ def _several(runs: list[Run], style: Style) -> go.Figure:
                 sizes, [getattr(g, f"{what}_{end}") for g, end in zip(own, ends, strict=True)]
             )
             name = text(run.name, 32)
-            draft.add(
+            sketch.add(
                 {
                     "type": "scatter",
                     "mode": "lines+markers" if len(own) <= 60 else "lines",
@@ -200,15 +200,15 @@ def _several(runs: list[Run], style: Style) -> go.Figure:
     notes = ["Seconds are those of a mean growth of each run."]
     if len(order) < len(runs):
         notes.append(f"{len(order)} of {len(runs)} runs are shown there.")
-    draft.axis(
+    sketch.axis(
         "yaxis", tickvals=places, ticktext=[text(run.name, 28) for run in order], showgrid=False
     )
-    draft.axis("xaxis", title={"text": "Seconds of one growth"})
-    draft.axis("xaxis2", **{**axis.layout, "title": {"text": ""}}, matches="x3")
-    draft.axis("xaxis3", **axis.layout)
-    _sizes(draft, style)
+    sketch.axis("xaxis", title={"text": "Seconds of one growth"})
+    sketch.axis("xaxis2", **{**axis.layout, "title": {"text": ""}}, matches="x3")
+    sketch.axis("xaxis3", **axis.layout)
+    _sizes(sketch, style)
     return dress(
-        draft,
+        sketch,
         style,
         "Cost of growing",
         notes,

@@ -12,7 +12,7 @@ from keras_grow.tools.drawings import Options, Style, with_options
 from keras_grow.tools.figures.axes import evenly
 from keras_grow.tools.figures.layout import Route, arrange
 from keras_grow.tools.figures.network_story import Story, blocks
-from keras_grow.tools.figures.theme import ACCENT, NEUTRAL, Draft, dress, empty, text
+from keras_grow.tools.figures.theme import ACCENT, NEUTRAL, Sketch, dress, empty, text
 from keras_grow.tools.words import shortened
 
 #: Steps of the slider, and nodes that are drawn at all.
@@ -120,31 +120,31 @@ class _Picture:
                 earlier = row
             states.append(self._state(table[row], table[earlier], start, longest, one))
         edges = self._edges(kept[shown])
-        draft = Draft()
-        draft.add(edges, *self._bars(states[shown], start, longest), *self._keys(states))
+        sketch = Sketch()
+        sketch.add(edges, *self._bars(states[shown], start, longest), *self._keys(states))
         if not story.widths.names:
             notes.append("Widths over time are not known; these are of the start.")
         how = "logarithm" if self.style.log else "root"
         notes.append(f"Bars are as long as the {how} of the number of channels.")
         left, right = self.left, self.right
-        self._bands(draft, left + 0.01)
+        self._bands(sketch, left + 0.01)
         # Bars have axes of their own: plotly draws lines over the bars of the same axes.
         across = {"visible": False, "range": [left, right], "fixedrange": True}
         down = {"visible": False, "range": [-self.height - 0.2, 0.2], "fixedrange": True}
-        draft.axis("xaxis", **across)
-        draft.axis("yaxis", **down)
-        draft.axis("xaxis2", **across, overlaying="x", anchor="y2")
-        draft.axis("yaxis2", **down, overlaying="y", anchor="x2")
+        sketch.axis("xaxis", **across)
+        sketch.axis("yaxis", **down)
+        sketch.axis("xaxis2", **across, overlaying="x", anchor="y2")
+        sketch.axis("yaxis2", **down, overlaying="y", anchor="x2")
         controls: dict = {}
         if slider and len(kept) > 1:
             many = len(story.versions) > 1
-            draft.frames = [
+            sketch.frames = [
                 self._frame(one, state, many) for one, state in zip(kept, states, strict=True)
             ]
             controls = _controls(kept, shown)
         below = 84 if controls else 16
         return dress(
-            draft,
+            sketch,
             self.style,
             title,
             notes,
@@ -378,17 +378,17 @@ class _Picture:
             for name, first, last in blocks([path for _, path in trunk])
         ]
 
-    def _bands(self, draft: Draft, left: float) -> None:
+    def _bands(self, sketch: Sketch, left: float) -> None:
         """A band behind every block, and its name."""
         for number, (name, top, bottom) in enumerate(self.blocks):
             above = self._edge_of(top, -1)
             below = self._edge_of(bottom, 1)
-            draft.shape(
+            sketch.shape(
                 type="rect", xref="paper", yref="y", x0=0, x1=1, y0=above, y1=below,
                 layer="below", line={"width": 0},
                 fillcolor=f"rgba(127,133,140,{0.06 if number % 2 else 0.14})",
             )  # fmt: skip
-            draft.annotate(
+            sketch.annotate(
                 text=text(name, 22), xref="x", yref="y", x=left, y=(above + below) / 2,
                 xanchor="left", yanchor="middle", font={"size": 11},
             )  # fmt: skip

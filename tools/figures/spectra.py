@@ -12,7 +12,7 @@ from keras_grow.logs.events import SiteGrowth
 from keras_grow.logs.runs import Run
 from keras_grow.tools.drawings import Options, Style, with_options
 from keras_grow.tools.figures.axes import XAxis, evenly, log_axis
-from keras_grow.tools.figures.theme import ACCENT, NEUTRAL, ORDER, Draft, dress, empty, text
+from keras_grow.tools.figures.theme import ACCENT, NEUTRAL, ORDER, Sketch, dress, empty, text
 from keras_grow.tools.words import plural, shortened
 
 _LINES, _ROWS = 60, 60
@@ -93,7 +93,7 @@ def spectrum(
         )
     kept = min(max(one.width_after - one.width_before, 0), len(values))
     index = np.arange(1, len(values) + 1)
-    draft = Draft()
+    sketch = Sketch()
     for words, part, color in (
         (f"kept: {kept}", slice(None, kept), ACCENT),
         (
@@ -103,7 +103,7 @@ def spectrum(
         ),
     ):
         if len(index[part]):
-            draft.add(
+            sketch.add(
                 {
                     "type": "bar",
                     "x": index[part],
@@ -115,7 +115,7 @@ def spectrum(
                 }
             )
     if 0 < kept < len(values):
-        draft.shape(
+        sketch.shape(
             type="line",
             x0=kept + 0.5,
             x1=kept + 0.5,
@@ -126,7 +126,7 @@ def spectrum(
         )
         sides = [("kept", "right", -6), ("not used", "left", 6)]
         for words, anchor, shift in sides[0 if kept > 0.1 * len(values) else 1 :]:
-            draft.annotate(
+            sketch.annotate(
                 x=kept + 0.5,
                 y=0.98,
                 yref="paper",
@@ -143,11 +143,11 @@ def spectrum(
     if one.spectrum_size is not None and one.spectrum_size > len(values):
         notes.append(f"The {len(values):,} largest of {one.spectrum_size:,} were logged.")
     notes += [shortened(note, 200) for note in one.notes[:2]]
-    draft.axis("xaxis", title={"text": "Direction, largest first"}, showgrid=False, tickformat="d")
+    sketch.axis("xaxis", title={"text": "Direction, largest first"}, showgrid=False, tickformat="d")
     if len(values) <= 12:
-        draft.axis("xaxis", dtick=1)
-    draft.axis("yaxis", title={"text": "Singular value"}, **_maybe_log(style.log, [values]))
-    return dress(draft, style, title, notes, 400, bargap=0.12, legend=_inside())
+        sketch.axis("xaxis", dtick=1)
+    sketch.axis("yaxis", title={"text": "Singular value"}, **_maybe_log(style.log, [values]))
+    return dress(sketch, style, title, notes, 400, bargap=0.12, legend=_inside())
 
 
 @with_options
@@ -252,15 +252,15 @@ def spectra(
             "meta": {"what": "scale"},
         }
     )
-    draft = Draft()
-    draft.add(*traces)
+    sketch = Sketch()
+    sketch.add(*traces)
     notes = ["Dots are the directions that became new channels."]
     if len(shown) < len(events):
         notes.append(f"{len(shown)} of {plural(len(events), 'growth')} are shown.")
-    draft.axis("xaxis", title={"text": "Direction, largest first"}, tickformat="d")
+    sketch.axis("xaxis", title={"text": "Direction, largest first"}, tickformat="d")
     drawn = [np.array(one.singular_values, float) for _, one in shown]
-    draft.axis("yaxis", title={"text": "Singular value"}, **_maybe_log(style.log, drawn))
-    return dress(draft, style, title, notes, 440)
+    sketch.axis("yaxis", title={"text": "Singular value"}, **_maybe_log(style.log, drawn))
+    return dress(sketch, style, title, notes, 440)
 
 
 @with_options
@@ -306,10 +306,10 @@ def gradients(
     new = np.array([s.gradient_norm for s in known], float)
     old = np.array([np.nan if s.existing_norm is None else s.existing_norm for s in known], float)
     after = np.sqrt(np.where(np.isfinite(old), old, 0.0) ** 2 + new**2)
-    draft = Draft()
+    sketch = Sketch()
     line_x = np.stack([np.where(np.isfinite(old), old, 0.0), after, np.full(len(new), np.nan)], 1)
     line_y = np.stack([places, places, np.full(len(new), np.nan)], 1)
-    draft.add(
+    sketch.add(
         {
             "type": "scatter",
             "mode": "lines",
@@ -333,7 +333,7 @@ def gradients(
         ("after", after, ACCENT, "circle"),
     ):
         if np.isfinite(values).any():
-            draft.add(
+            sketch.add(
                 {
                     "type": "scatter",
                     "mode": "markers",
@@ -351,22 +351,22 @@ def gradients(
             )  # fmt: skip
     if not np.isfinite(old).any():
         notes.append("The gradient of the old weights is not known.")
-    draft.axis(
+    sketch.axis(
         "yaxis",
         tickvals=places,
         ticktext=[text(s.name, 34) for s in known],
         range=[-0.6, len(known) - 0.4],
         zeroline=False,
     )
-    draft.axis(
+    sketch.axis(
         "xaxis",
         title={"text": "Norm of the gradient of the loss"},
         **_maybe_log(style.log, [old, after]),
     )
     if not style.log:
-        draft.axis("xaxis", rangemode="tozero")
+        sketch.axis("xaxis", rangemode="tozero")
     height = 150 + 24 * max(len(known), 4)
-    return dress(draft, style, title, notes, height, legend=_below(known))
+    return dress(sketch, style, title, notes, height, legend=_below(known))
 
 
 def _maybe_log(log: bool, values: list[np.ndarray]) -> dict:

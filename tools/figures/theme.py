@@ -180,7 +180,7 @@ def _wrapped(sentences: list[str]) -> str:
     return "<br>".join(text(line, 2 * _LINE) for line in lines)
 
 
-class Draft:
+class Sketch:
     """A figure in the making, as plain values.
 
     plotly checks and copies all that a `Figure` is given, each time anew, so everything is
@@ -237,17 +237,17 @@ def _template(theme: str) -> go.layout.Template:
 
 
 def dress(
-    draft: Draft,
+    sketch: Sketch,
     style: Style,
     title: str,
     notes: list[str] | None = None,
     height: int = 460,
     **layout: Any,
 ) -> go.Figure:
-    """The figure of a draft, with its title, theme and margins.
+    """The figure of a sketch, with its title, theme and margins.
 
     Args:
-        draft: what it shows.
+        sketch: what it shows.
         style: the options.
         title: plain text; it is escaped here.
         notes: sentences that say how to read the figure, or what it leaves out; plain text.
@@ -263,10 +263,10 @@ def dress(
     margin = {"l": 64, "r": 24, "t": 52 + 16 * lines, "b": 48, **layout.pop("margin", {})}
     margin["t"] += layout.pop("above", 0)
     return go.Figure(
-        data=draft.data,
-        frames=draft.frames,
+        data=sketch.data,
+        frames=sketch.frames,
         layout={
-            **draft.layout,
+            **sketch.layout,
             "template": _template(style.theme),
             "title": {
                 "text": text(title, 140),
@@ -309,10 +309,10 @@ def bare(figure: go.Figure) -> tuple[str, list[str]]:
 
 def empty(sentence: str, style: Style, title: str = "") -> go.Figure:
     """A figure without data that says why."""
-    draft = Draft()
-    draft.annotate(
+    sketch = Sketch()
+    sketch.annotate(
         text=_wrapped([sentence]), xref="paper", yref="paper", x=0.5, y=0.5, font={"size": 14}
     )
-    draft.axis("xaxis", visible=False)
-    draft.axis("yaxis", visible=False)
-    return dress(draft, style, title, height=260)
+    sketch.axis("xaxis", visible=False)
+    sketch.axis("yaxis", visible=False)
+    return dress(sketch, style, title, height=260)

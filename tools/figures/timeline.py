@@ -21,8 +21,8 @@ from keras_grow.tools.figures.axes import (
 from keras_grow.tools.figures.theme import (
     BAD,
     NEUTRAL,
-    Draft,
     LineStyle,
+    Sketch,
     dress,
     empty,
     line_styles,
@@ -82,7 +82,7 @@ def timeline(
     styles = line_styles((run.name for run in runs), style.among)
     # Over the parameters themselves, their steps would say nothing.
     rows = 1 if style.x == "parameters" else 2
-    draft = Draft([0.68, 0.32][:rows], gap=0.05)
+    sketch = Sketch([0.68, 0.32][:rows], gap=0.05)
     traces: list[dict] = []
     over: list[dict] = []  # what must not be covered by other runs' marks
     notes = []
@@ -115,11 +115,11 @@ def timeline(
         over += _not_finite(run, one, values, axis)
     traces += over
     traces += [_key(state) for state in _STATES if state in seen]
-    draft.add(*traces)
-    _resumed(draft, runs, axis)
+    sketch.add(*traces)
+    _resumed(sketch, runs, axis)
     if len(runs) == 1 and len(runs[0].growths) <= _LINES:
         for place in axis.growths(runs[0], changes(runs[0])):
-            draft.shape(**_upright(float(place), "solid", 0.3))
+            sketch.shape(**_upright(float(place), "solid", 0.3))
     if kept < total:
         notes.append(
             f"Lines show {kept:,} of {total:,} values: the least and the greatest of each stretch."
@@ -132,15 +132,15 @@ def timeline(
         return empty(f"No run has logged '{shortened(metric, 60)}' yet.", style, title)
     for number in range(1, rows + 1):
         settings = axis.layout if number == rows else {**axis.layout, "title": {"text": ""}}
-        draft.axis(f"xaxis{number if number > 1 else ''}", **settings)
-    draft.axis("yaxis", title={"text": text(metric, 30)})
+        sketch.axis(f"xaxis{number if number > 1 else ''}", **settings)
+    sketch.axis("yaxis", title={"text": text(metric, 30)})
     if style.log:
         shown = [np.asarray(t["y"]) for t in traces if t["meta"]["what"] == "line"]
-        draft.axis("yaxis", **log_axis(shown))
+        sketch.axis("yaxis", **log_axis(shown))
     if rows == 2:
-        draft.axis("yaxis2", title={"text": "Parameters"}, tickformat="~s")
+        sketch.axis("yaxis2", title={"text": "Parameters"}, tickformat="~s")
     return dress(
-        draft,
+        sketch,
         style,
         title,
         notes,
@@ -431,7 +431,7 @@ def _upright(place: float, dash: str, opacity: float) -> dict:
     }
 
 
-def _resumed(draft: Draft, runs: list[Run], axis: XAxis) -> None:
+def _resumed(sketch: Sketch, runs: list[Run], axis: XAxis) -> None:
     places = [
         (place, run)
         for run in runs
@@ -439,9 +439,9 @@ def _resumed(draft: Draft, runs: list[Run], axis: XAxis) -> None:
         if np.isfinite(place)
     ]
     for place, run in places[:20]:
-        draft.shape(**_upright(float(place), "dot", 1.0))
+        sketch.shape(**_upright(float(place), "dot", 1.0))
         words = "resumed" if len(runs) == 1 else f"“{text(run.name, 24)}” resumed"
-        draft.annotate(
+        sketch.annotate(
             x=float(place),
             y=1,
             xref="x",

@@ -10,7 +10,7 @@ from plotly.colors import sample_colorscale
 from keras_grow.logs.runs import Run
 from keras_grow.tools.drawings import Options, Style, with_options
 from keras_grow.tools.figures.axes import XAxis, evenly, log_axis
-from keras_grow.tools.figures.theme import ORDER, PALETTE, Draft, dress, empty, text
+from keras_grow.tools.figures.theme import ORDER, PALETTE, Sketch, dress, empty, text
 from keras_grow.tools.figures.timeline import legend_place
 from keras_grow.tools.words import plural, shortened
 
@@ -96,7 +96,7 @@ def widths(
         default=0,
     )
     many = len(known.names) > _NAMED
-    draft = Draft()
+    sketch = Sketch()
     traces = []
     shades = _shades(len(known.names))
     for number, name in enumerate(known.names):
@@ -123,15 +123,15 @@ def widths(
         )
     if many:
         traces.append(_order_scale(len(known.names)))
-    draft.add(*traces)
+    sketch.add(*traces)
     total = sum(known.of(n)[1][-1] - known.first(n) for n in known.names)
     grown = sum(known.of(n)[1][-1] > known.first(n) for n in known.names)
     notes = [f"{grown} of {plural(len(known.names), 'layer')} grew, by {total:,.0f} channels."]
-    draft.axis("xaxis", **axis.layout)
-    draft.axis("yaxis", title={"text": "Channels"})
+    sketch.axis("xaxis", **axis.layout)
+    sketch.axis("yaxis", title={"text": "Channels"})
     if style.log:
-        draft.axis("yaxis", **log_axis([known.of(name)[1] for name in known.names]))
-    return dress(draft, style, title, notes, 460, legend=legend_place(len(known.names)))
+        sketch.axis("yaxis", **log_axis([known.of(name)[1] for name in known.names]))
+    return dress(sketch, style, title, notes, 460, legend=legend_place(len(known.names)))
 
 
 def _shades(number: int) -> list[str]:
@@ -223,12 +223,12 @@ def width_map(
         trace["text"] = [[f"+{int(a)}" if a > 0 else "" for a in row] for row in added]
         trace["texttemplate"] = "%{text}"
         trace["textfont"] = {"size": 10}
-    draft = Draft()
-    draft.add(trace)
+    sketch = Sketch()
+    sketch.add(trace)
     rows = 22 if len(names) <= 40 else 14 if len(names) <= 80 else 12
     notes.append("Numbers are the channels added there." if small else "")
     shown = evenly(len(steps), 14)
-    draft.axis(
+    sketch.axis(
         "xaxis",
         title={"text": f"Growths, by {axis.title[0].lower()}{axis.title[1:]}"},
         tickvals=shown,
@@ -236,7 +236,7 @@ def width_map(
         showgrid=False,
     )
     lines = evenly(len(names), 150)
-    draft.axis(
+    sketch.axis(
         "yaxis",
         tickvals=lines,
         ticktext=[text(names[i], 34) for i in lines],
@@ -245,7 +245,7 @@ def width_map(
         showgrid=False,
     )
     return dress(
-        draft, style, title, [n for n in notes if n], 130 + rows * max(len(names), 6),
+        sketch, style, title, [n for n in notes if n], 130 + rows * max(len(names), 6),
         coloraxis={
             "cmin": 0.0 if style.log else 1.0,
             "cmax": float(max(np.nanmax(color), 0.01 if style.log else 1.01)),

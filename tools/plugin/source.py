@@ -18,6 +18,7 @@ from tensorboard import errors
 from tensorboard.data import provider as tb
 
 from keras_grow.logs import records
+from keras_grow.logs.checking import RecordError
 from keras_grow.logs.events import SiteGrowth
 from keras_grow.logs.runs import Run, Series
 from keras_grow.tools.plugin.loader import NAME
@@ -66,7 +67,7 @@ class _Tag:
                     left_out[key] = self.left_out[key]
                 else:
                     parsed[key] = decode(payload, datum)
-            except records.RecordError as error:
+            except RecordError as error:
                 left_out[key] = f"Step {datum.step}: {what} was left out: {error}."
         self.parsed, self.left_out = parsed, left_out
 
@@ -209,7 +210,7 @@ class Source:
                 continue
             try:
                 sites[one] = self._parsed_sites(experiment, run.name, by_step[one])
-            except records.RecordError as error:
+            except RecordError as error:
                 run.left_out.append(f"Step {one}: what grew was left out: {error}.")
         run.sites = sites
 
@@ -370,7 +371,7 @@ def _payload(datum: tb.TensorDatum) -> bytes:
     if isinstance(item, str):
         item = item.encode("utf-8", "surrogateescape")
     if not isinstance(item, bytes):
-        raise records.RecordError(
+        raise RecordError(
             "it should have been one string. "
             f"Received: a tensor of {value.dtype}, shape {value.shape}"
         )

@@ -43,7 +43,7 @@ class Row:
     state: str
 
 
-COLUMNS = (
+HEADINGS = (
     "Run",
     "Step",
     "Epoch",
@@ -105,7 +105,7 @@ def build(
         more_warnings=max(len(warnings) - _WARNINGS, 0),
         summary=_summary(runs),
         sections=[one for one in sections if one[2] and (one[0] != "compare" or len(runs) > 1)],
-        columns=COLUMNS,
+        columns=HEADINGS,
         rows=rows,
         total=total,
         nonce=secrets.token_urlsafe(16),
