@@ -161,6 +161,9 @@ def time_growth(
         recording = recording_of(request, draft)
     outputs = Outputs(atlas.graph)
     first = None if init.batches is None else init.batches.first
+    # As in `fit`, whose callback knows the `EarlyStopping` callbacks beside it (here none), and
+    # looks for others who hold the layers once.
+    living = _keras.Living(stoppings=())
     found = []
     for _ in range(repeats + 1):
         clock = Clock()
@@ -173,8 +176,7 @@ def time_growth(
             choice = chosen(request, draft, known)
         change = Wider(request, draft, known, choice)
         try:
-            # As in `fit`, whose callback knows the `EarlyStopping` callbacks beside it: here none.
-            guarded(change, Guard(outputs, first, _keras.Living(stoppings=())), clock)
+            guarded(change, Guard(outputs, first, living), clock)
         finally:
             slopes.remove()
             change.undo()

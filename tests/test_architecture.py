@@ -134,6 +134,13 @@ def own_private_names():
     return found
 
 
+# TensorFlow has no public way to have a function traced anew; `_backend` says so.
+TENSORFLOWS = {
+    "_function_cache",
+    "_function_captures",
+    "_variable_creation_config",
+    "_no_variable_creation_config",
+}
 OWN = own_private_names()
 
 
@@ -141,6 +148,8 @@ OWN = own_private_names()
 def test_what_is_private_to_keras_is_used_in_its_room_only(name):
     for node in ast.walk(TREES[name]):
         if isinstance(node, ast.Attribute) and private(node.attr) and node.attr not in OWN:
+            if room(name) == "_backend" and node.attr in TENSORFLOWS:
+                continue
             raise AssertionError(f"{name}:{node.lineno} uses .{node.attr}")
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") in (
             "getattr",

@@ -8,7 +8,6 @@ import gc
 import sys
 import weakref
 from collections.abc import Iterable
-from functools import cached_property
 from typing import Any
 
 import keras
@@ -21,7 +20,7 @@ class Living:
     """What there is in memory beside one model. A surgery looks once and hands this value down.
 
     The heap, of half a million objects with a backend imported, is walked when something is first
-    asked for.
+    asked for. What was found is not kept alive by it.
 
     Args:
         stoppings: the `EarlyStopping` callbacks, where they are known; the walk is spared then if
@@ -29,62 +28,57 @@ class Living:
     """
 
     def __init__(self, stoppings: Iterable[Any] | None = None) -> None:
-        if stoppings is not None:
-            vars(self)["stoppings"] = list(stoppings)
+        self._stoppings = None if stoppings is None else list(stoppings)
+        self._seen: list[weakref.ref] | None = None
 
     @classmethod
     def within(cls, model: Any) -> "Living":
         """Of a copy just made, which nobody can hold yet: the model itself and those inside it."""
         found = cls(stoppings=[])
-        vars(found)["optimizers"] = []
-        vars(found)["traced"] = []
         models = [below for below in sublayers(model) if isinstance(below, keras.Model)]
         graphs = [functional_of(below) for below in models]
-        vars(found)["models"] = models
-        vars(found)["graphs"] = list({id(g): g for g in graphs if g is not None}.values())
+        every = {id(o): o for o in [*models, *graphs] if o is not None}
+        found._seen = [weakref.ref(o) for o in every.values()]
         return found
-
-    @cached_property
-    def _objects(self) -> list[Any]:
-        """One walk of the heap.
-
-        `gc.get_referrers(*classes)` takes half the time, but asks every object in memory what it
-        refers to, and extension types of other packages have crashed over that.
-        """
-        return _heap.look()
 
     def look_again(self) -> None:
         """Forgets what was found, for instance after a collection."""
-        for name in ("_objects", "models", "graphs", "optimizers", "traced"):
-            vars(self).pop(name, None)
+        self._seen = None
 
-    @cached_property
+    def _objects(self) -> list[Any]:
+        if self._seen is None:
+            self._seen = [weakref.ref(o) for o in _heap.look()]
+        return [o for o in (ref() for ref in self._seen) if o is not None]
+
+    @property
     def models(self) -> list[Any]:
         """Every Keras model."""
-        return [o for o in self._objects if isinstance(o, keras.Model)]
+        return [o for o in self._objects() if isinstance(o, keras.Model)]
 
-    @cached_property
+    @property
     def graphs(self) -> list[Any]:
         """Every functional graph."""
-        found = [o for o in self._objects if isinstance(o, Function)]
+        found = [o for o in self._objects() if isinstance(o, Function)]
         return [f for f in found if "_nodes_by_depth" in vars(f)]
 
-    @cached_property
+    @property
     def optimizers(self) -> list[Any]:
         """Every built optimizer, those inside of others included."""
-        found = [o for o in self._objects if isinstance(o, keras.optimizers.Optimizer)]
+        found = [o for o in self._objects() if isinstance(o, keras.optimizers.Optimizer)]
         return [o for o in found if getattr(o, "built", False)]
 
-    @cached_property
+    @property
     def traced(self) -> list[Any]:
         """Every function that TensorFlow traces."""
         classes = _traced_classes()
-        return [o for o in self._objects if type(o) in classes]
+        return [o for o in self._objects() if type(o) in classes] if classes else []
 
-    @cached_property
+    @property
     def stoppings(self) -> list[Any]:
         """Every `EarlyStopping` callback."""
-        return [o for o in self._objects if isinstance(o, keras.callbacks.EarlyStopping)]
+        if self._stoppings is not None:
+            return self._stoppings
+        return [o for o in self._objects() if isinstance(o, keras.callbacks.EarlyStopping)]
 
     def using(self, layers: Iterable[Any]) -> list[Any]:
         """Built models that contain one of `layers` now."""

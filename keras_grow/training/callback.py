@@ -205,7 +205,7 @@ class GrowthCallback(keras.callbacks.Callback):
         self._grown: set[str] = set()
         self._slopes = Slopes()
         self._outputs: Outputs | None = None
-        self._stoppings: list[Any] = []
+        self._living = _keras.Living()
         self._warming = self._new_warmup()
         self._look: Look | None = None
         self._epoch = 0
@@ -288,7 +288,8 @@ class GrowthCallback(keras.callbacks.Callback):
                 stacklevel=2,
             )
         self._outputs = Outputs(atlas.graph) if self.verify else None
-        self._stoppings = _keras.early_stoppings(self)
+        # Looked at once, at the first growth: that takes a tenth of a second.
+        self._living = _keras.Living(_keras.early_stoppings(self))
         self._look = None
         self._warming = self._new_warmup()  # weights may have changed since the last fit
         self._slopes.remove()  # of a fit that ended in an error, where `on_train_end` is not called
@@ -330,7 +331,7 @@ class GrowthCallback(keras.callbacks.Callback):
     def on_train_end(self, logs: dict | None = None) -> None:
         if self._log is not None:
             self._log.end()
-        self._stoppings = []
+        self._living = _keras.Living()
         self._look = None
         if not self._slopes.remove():
             return
@@ -441,7 +442,7 @@ class GrowthCallback(keras.callbacks.Callback):
             self.method, np.random.default_rng([self.seed, self._count]), self.form,
             look.batches(), self._slopes, norms=self._log is not None,
         )  # fmt: skip
-        guard = Guard(self._outputs, living=_keras.Living(self._stoppings))
+        guard = Guard(self._outputs, living=self._living)
         work: Operation | None = operation(chosen, look, init, guard)
         if work is not None and (self.max_parameters is not None or self.max_flops is not None):
             work, cut = work.cut(self._room(event))
@@ -455,6 +456,8 @@ class GrowthCallback(keras.callbacks.Callback):
         else:
             done = work.run()
             self.carried_out = done.plan
+            if done.plan is None or done.plan.rewires:
+                self._living.look_again()  # there are new models and graphs
             calls = graph_of(look.model).calls
             self._grown = {c.path for c in calls if id(c.op) in self._slopes.ops}
             self._warm_up(done, event)
@@ -471,8 +474,7 @@ class GrowthCallback(keras.callbacks.Callback):
         if self._warming is None or done.plan is None:
             return
         if self.warmup != "auto":
-            self._warming.note(done.plan)
-            return
+            return self._warming.note(done.plan)
         steps = warmup_for(site.first_step for site in done.sites)
         self._warming.note(done.plan, max(steps, 1))
         if steps:
@@ -482,9 +484,8 @@ class GrowthCallback(keras.callbacks.Callback):
             )
 
     def _room(self, event: GrowthEvent) -> Room:
-        parameters = math.inf if self.max_parameters is None else self.max_parameters
-        flops = math.inf if self.max_flops is None else self.max_flops
-        return Room(parameters - event.parameters_before, flops - event.flops_before)
+        most = (math.inf if n is None else n for n in (self.max_parameters, self.max_flops))
+        return Room(next(most) - event.parameters_before, next(most) - event.flops_before)
 
     def _note(self, event: GrowthEvent) -> None:
         self.events.append(event)
