@@ -125,8 +125,11 @@ def grow_(
 ) -> Growth:
     """Widens a model in place, compiled or not; what `GrowthCallback` does at every growth.
 
-    All that refers to the model (layers, tensors, optimizer, sub-models) stays valid. It either
-    succeeds or leaves the model as it was.
+    All that refers to the model (layers, tensors, optimizer, sub-models) stays valid. Other models
+    over the same layers grow along, optimizers that a loop of the user's own holds and functions
+    that TensorFlow has traced are brought up to date; they are found in memory. A `torch.optim`
+    optimizer over `model.parameters()` holds the old parameters: make a new one. It either succeeds
+    or leaves the model as it was.
 
     Args:
         model, widths, method, data, seed, form, alone, batches: as for `widen`.
@@ -136,6 +139,10 @@ def grow_(
 
     Returns:
         What was done: `.sites`, `.report`, `.loss`, `.seconds`; it can be printed.
+
+    Raises:
+        GrowthError: what was asked cannot be done exactly, or would leave another living model
+            behind; the message says where and why. Nothing has changed.
     """
     request = _request(model, widths, method, data, seed, form, alone, slopes, batches)
     done = grow(request, Guard(Outputs(request.atlas.graph)))
