@@ -46,19 +46,6 @@ class NewBridge:
     method: Any = None
 
 
-@dataclass(frozen=True)
-class _Built:
-    """The hidden layer of a bridge that computes zero, and the kernels it and its reader had.
-
-    Attributes:
-        hidden: the layer.
-        initial: initial kernels, by id of the variable.
-    """
-
-    hidden: Any
-    initial: dict[int, np.ndarray]
-
-
 class Bridging(Change):
     """A new hidden layer from one layer's output into another's pre-activation.
 
@@ -88,13 +75,13 @@ class Bridging(Change):
         self._rewiring = rewiring = Rewiring(model, living)
         with clock("surgery"):
             self._plain_activation(rewiring)
-            built = self._build(rewiring)
+            hidden, initial = self._build(rewiring)
             rewiring.map()
-        self._name = self.end.path[: len(self.end.path) - len(self.end.op.name)] + built.hidden.name
+        self._name = self.end.path[: len(self.end.path) - len(self.end.op.name)] + hidden.name
         atlas = survey(model)
-        site = atlas.find(next(p for p, op in atlas.graph.paths.items() if op is built.hidden))
+        site = atlas.find(next(p for p, op in atlas.graph.paths.items() if op is hidden))
         request = Request(atlas, {site: site.width}, self.init)
-        self._ready = prepared(request, clock, _for_present(built))
+        self._ready = prepared(request, clock, _for_present(initial))
         self.loss = loss_of(self.init.method, self._ready.data)
         with clock("surgery"):
             self._fill(rewiring, self._ready)
@@ -134,8 +121,12 @@ class Bridging(Change):
         rewiring.note(partial(slopes.install, call))
         self._sloped = True
 
-    def _build(self, rewiring: Rewiring) -> "_Built":
-        """Puts the layers into the graph, computing zero."""
+    def _build(self, rewiring: Rewiring) -> tuple[Any, dict[int, np.ndarray]]:
+        """Puts the layers into the graph, computing zero.
+
+        Returns:
+            The hidden layer, and the initial kernels of it and its reader by id of the variable.
+        """
         consumer, living = self.end.op, rewiring.living
         (source,), (target,) = self.start.outputs, self.end.outputs
         self._check_not_shared(target, living)
@@ -162,7 +153,7 @@ class Bridging(Change):
         initial = {id(v): _backend.to_numpy(v).copy() for v in kernels}
         for kernel in kernels:
             rewiring.assign(kernel, np.zeros(tuple(kernel.shape)))
-        return _Built(found.hidden, initial)
+        return found.hidden, initial
 
     def _behind(self, rewiring: Rewiring, total: Any) -> Any:
         """The consumer's activation, taken off it and applied to the sum."""
@@ -225,7 +216,7 @@ class Bridging(Change):
         self._form = ready.draft.form_of(site)
 
 
-def _for_present(built: _Built) -> Pose:
+def _for_present(initial: dict[int, np.ndarray]) -> Pose:
     """Poses the problem of a layer that computes zero as if its neurons were new.
 
     The site's M is the same for both. Norms are those of the layers' own initial kernels.
@@ -233,7 +224,7 @@ def _for_present(built: _Built) -> Pose:
 
     def pose(site: SitePlan, form: str, gradients: SiteGradients | None) -> Problem:
         def rows(edit: Any, positions: np.ndarray) -> np.ndarray:
-            kernel = np.moveaxis(built.initial[id(edit.variable)], edit.axis, 0)
+            kernel = np.moveaxis(initial[id(edit.variable)], edit.axis, 0)
             return kernel[positions].reshape(site.site.width, -1)
 
         (read,), (write,) = site.reads, site.writes

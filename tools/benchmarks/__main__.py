@@ -5,7 +5,7 @@ import click
 from keras_grow.tools.benchmarks import (
     cost,
     helps,
-    logging,
+    log_writing,
     memory,
     slots,
     surgery,
@@ -19,7 +19,7 @@ def main(context: click.Context) -> None:
     """Measure keras_grow. Without a command: all, at their quick settings."""
     if context.invoked_subcommand is None:
         context.invoke(cost.command)
-        context.invoke(logging.command)
+        context.invoke(log_writing.command)
         context.invoke(memory.command)
         context.invoke(surgery.command)
         context.invoke(teacher_student.command)
@@ -27,7 +27,7 @@ def main(context: click.Context) -> None:
 
 main.add_command(cost.command)
 main.add_command(helps.command)
-main.add_command(logging.command)
+main.add_command(log_writing.command)
 main.add_command(memory.command)
 main.add_command(slots.command)
 main.add_command(surgery.command)
