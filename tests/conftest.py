@@ -8,7 +8,7 @@ hypothesis draws the same examples in every run unless HYPOTHESIS_PROFILE=explor
 import gc
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +138,19 @@ def _few_objects() -> None:
     """Surgery looks through all objects for other models; leave out what was there before."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _bounded_memory() -> Iterator[None]:
+    """JAX keeps what it has traced and compiled for ever: gigabytes, which slow down every test."""
+    import keras
+
+    yield
+    if keras.config.backend() == "jax":
+        import jax
+
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(autouse=True)
