@@ -14,6 +14,7 @@ import keras
 from keras.src.ops.function import Function
 
 from keras_grow._keras.graph import all_nodes, functional_of, sublayers
+from keras_grow._keras.optimizers import optimizer_variables
 
 
 class Living:
@@ -98,7 +99,7 @@ class Living:
     def training(self, variables: Iterable[Any]) -> list[Any]:
         """Built optimizers that train one of `variables`, whoever holds them."""
         wanted = {id(v) for v in variables}
-        return [o for o in self.optimizers if any(id(v) in wanted for v in o._trainable_variables)]
+        return [o for o in self.optimizers if any(id(v) in wanted for v in optimizer_variables(o))]
 
     def watching(self, model: Any) -> list[Any]:
         """The `EarlyStopping` callbacks that watch a model."""

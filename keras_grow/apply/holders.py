@@ -18,7 +18,7 @@ from keras_grow import _keras
 from keras_grow.apply.slots import optimizers_of
 from keras_grow.errors import GrowthError
 from keras_grow.graph import Call, Graph, graph_of
-from keras_grow.planning import Plan, Site, SitePlan, make_plan, survey
+from keras_grow.planning import Edit, Plan, Site, SitePlan, make_plan, survey
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,11 @@ def _tried(plan: Plan, living: _keras.Living) -> tuple[Holders | None, str]:
 
 
 def _holders(plan: Plan, living: _keras.Living) -> Holders:
-    graph = plan.atlas.graph
     layers = {id(e.call.op): e.call.op for e in plan.edits if e.call is not None}
-    tensors = {id(t) for ref, _, _ in plan.tensors for t in ref.tensors}
-    own = _parts(graph)
+    own = _parts(plan.atlas.graph)
+    outside = _Outside(plan, set(layers))
+    # What grows already, by the plan or along with an earlier model: nothing may grow twice.
+    known = {(id(e.variable), e.axis): e for e in plan.edits}
     found = Holders()
     for other in living.using(layers.values()):
         if id(other) in own:
@@ -98,8 +99,8 @@ def _holders(plan: Plan, living: _keras.Living) -> Holders:
             ) from error
         found.models.append(other)
         shifted = any(id(v) in plan.rewrites for v in other.variables)
-        if shifted or any(_outside(call, graph, set(layers), tensors) for call in calls):
-            found.plans.append(_along(plan, other))
+        if shifted or any(outside(call) for call in calls):
+            found.plans.append(_along(plan, other, known))
     return found
 
 
@@ -111,16 +112,28 @@ def _parts(graph: Graph) -> set[int]:
     return {id(part) for part in inside}
 
 
-def _outside(call: Call, graph: Graph, layers: set[int], tensors: set[int]) -> bool:
-    """Whether a call has to do with what grows and is no call of the graph."""
-    reads = any(id(t) in tensors for ref in call.inputs for t in ref.tensors)
-    if not reads and id(call.op) not in layers:
-        return False
-    if call.owner is None:
-        return all(call.node is not other.node for other in graph.calls)
-    # Calls inside of an opened layer are made anew whenever a graph is read.
-    opened = {id(_opened(other)) for other in graph.calls if other.owner is not None}
-    return id(_opened(call)) not in opened
+class _Outside:
+    """Tells whether a call of another model has to do with what grows, and is no call of the graph.
+
+    Args:
+        layers: ids of the layers that grow.
+    """
+
+    def __init__(self, plan: Plan, layers: set[int]) -> None:
+        calls = plan.atlas.graph.calls
+        self.layers = layers
+        self.tensors = {id(t) for ref, _, _ in plan.tensors for t in ref.tensors}
+        self.nodes = {id(call.node) for call in calls}
+        # Calls inside of an opened layer are made anew whenever a graph is read.
+        self.opened = {id(_opened(call)) for call in calls if call.owner is not None}
+
+    def __call__(self, call: Call) -> bool:
+        reads = any(id(t) in self.tensors for ref in call.inputs for t in ref.tensors)
+        if not reads and id(call.op) not in self.layers:
+            return False
+        if call.owner is None:
+            return id(call.node) not in self.nodes
+        return id(_opened(call)) not in self.opened
 
 
 def _opened(call: Call) -> Any:
@@ -131,8 +144,12 @@ def _opened(call: Call) -> Any:
     return None if owner is None else owner.model
 
 
-def _along(plan: Plan, other: Any) -> Plan:
-    """What has to grow in another model besides what a plan grows already."""
+def _along(plan: Plan, other: Any, known: dict[tuple[int, int], Edit]) -> Plan:
+    """What has to grow in another model besides what grows already.
+
+    Args:
+        known: the edits of that, by variable and axis; the new ones are added.
+    """
     atlas = survey(other)
     amounts, forms = {}, {}
     for site in plan.sites:
@@ -145,11 +162,10 @@ def _along(plan: Plan, other: Any) -> Plan:
         raise _Left(f"model '{other.name}' cannot grow along. {error}") from error
     if found.rewires:
         raise _Left(f"model '{other.name}' would need new calls in its graph")
-    known = {(id(e.variable), e.axis): e for e in plan.edits}
     edits = []
     for edit in found.edits:
-        same = known.get((id(edit.variable), edit.axis))
-        if same is None:
+        same = known.setdefault((id(edit.variable), edit.axis), edit)
+        if same is edit:
             edits.append(edit)
         elif not np.array_equal(same.labels, edit.labels):
             raise _Left(f"model '{other.name}' would need other growth of '{edit.path}'")

@@ -16,7 +16,7 @@ import numpy as np
 
 from keras_grow import _backend, _keras
 from keras_grow.apply.new_slots import extend_loose, extend_optimizer
-from keras_grow.apply.slots import optimizers_of
+from keras_grow.apply.slots import optimizers_of, with_inner
 from keras_grow.graph.places import places
 
 
@@ -118,8 +118,10 @@ class Rewiring:
         users = self._users()
         for user in users:
             self._undo.extend(extend_optimizer(user))
-        self._loose_optimizers(users)
-        self._early_stopping(users)
+        new = {id(v) for layer in self.new_layers for v in layer.weights}
+        if new:
+            self._loose_optimizers(users, new)
+            self._early_stopping(users, new)
         self._refresh(users)
         for user in (m for m in users if not _saves_its_graph(m)):
             warnings.warn(
@@ -144,26 +146,22 @@ class Rewiring:
         found = self.living.using(self.new_layers)
         return [self.model, *(m for m in found if m is not self.model)]
 
-    def _loose_optimizers(self, users: list[Any]) -> None:
-        """Optimizers that a training loop of the user's own holds."""
-        new = {id(v) for layer in self.new_layers for v in layer.weights}
-        if not new:
-            return
-        own = {id(one) for user in users for one in optimizers_of(user)}
-        for user in users:
-            for optimizer in self.living.training(user.trainable_variables):
-                # What lies inside another is reached through that.
-                inside = any(
-                    optimizer in _keras.inner_optimizers(other)
-                    or getattr(other, "inner_optimizer", None) is optimizer
-                    for other in self.living.optimizers
-                )
-                if id(optimizer) not in own and not inside:
-                    self._undo.extend(extend_loose(optimizer, user, new))
+    def _loose_optimizers(self, users: list[Any], new: set[int]) -> None:
+        """Optimizers that a training loop of the user's own holds.
 
-    def _early_stopping(self, users: list[Any]) -> None:
+        Args:
+            new: ids of the new variables.
+        """
+        optimizers = self.living.optimizers
+        others = {id(one) for user in users for one in optimizers_of(user)}
+        # What lies inside another is reached through that.
+        others |= {id(one) for outer in optimizers for one in with_inner(outer)[1:]}
+        for optimizer in (one for one in optimizers if id(one) not in others):
+            for user in users:
+                self._undo.extend(extend_loose(optimizer, user, new))
+
+    def _early_stopping(self, users: list[Any], new: set[int]) -> None:
         """Weights that an `EarlyStopping` would restore, kept in step with the model's."""
-        new = {id(v) for layer in self.new_layers for v in layer.weights}
         for user in users:
             for stopping in self.living.watching(user):
                 best = stopping.best_weights

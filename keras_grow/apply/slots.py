@@ -84,8 +84,13 @@ _LACKS: dict[tuple[str, str], int] = {("Adafactor", "_r"): -1, ("Adafactor", "_c
 
 def optimizers_of(model: Any) -> list[Any]:
     """The model's optimizer and all that it hands work to, outer ones first; only built ones."""
+    return with_inner(getattr(model, "optimizer", None))
+
+
+def with_inner(optimizer: Any) -> list[Any]:
+    """An optimizer and all that it hands work to, outer ones first; only built ones."""
     found: list[Any] = []
-    waiting = [getattr(model, "optimizer", None)]
+    waiting = [optimizer]
     while waiting:
         optimizer = waiting.pop(0)
         if optimizer is None or any(optimizer is known for known in found):

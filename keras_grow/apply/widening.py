@@ -67,39 +67,21 @@ class Surgery:
         if living is not None:
             self._living = living
         self._holders = holders_of(self.plan, self._living)
-        self._along = [Surgery(plan, seed=self.seed) for plan in self._holders.plans]
+        self._along = [self._beside(plan) for plan in self._holders.plans]
         names = ", ".join(s.site.name for s in self.plan.sites)
         with all_or_nothing(self.undo, f"Growing {names} in model '{model.name}'"):
-            self._variables(model)
-            self._sizes()
-            self._shapes()
-            self._early_stopping(model)
-            for other in self._along:
-                self._undo.append(other.take_back)
-                other.go_along(self._living)
+            for surgery in (self, *self._along):
+                surgery._grow(self._users())
             self._rewire(model)
-            self._refresh(model)
+            self._refresh()
 
     def undo(self) -> None:
         """Puts everything back as it was before `apply`."""
         if not self._undo:
             return
-        self.take_back()
-        self._refresh(self.plan.atlas.graph.model)
-
-    def go_along(self, living: _keras.Living) -> None:
-        """The steps that another surgery takes in a second model, which it brings up to date."""
-        self._living = living
-        model = self.plan.atlas.graph.model
-        self._variables(model)
-        self._sizes()
-        self._shapes()
-        self._early_stopping(model)
-
-    def take_back(self) -> None:
-        """Undoes every step; what is derived from the variables is not brought up to date."""
         while self._undo:
             self._undo.pop()()
+        self._refresh()
 
     def grown(self, variables: list[Any], values: list[np.ndarray]) -> list[np.ndarray]:
         """Earlier values of the model's variables, grown as the variables were.
@@ -140,6 +122,22 @@ class Surgery:
         for edit in self.plan.edits:
             edits.setdefault(id(edit.variable), []).append(edit)
         return edits
+
+    def _beside(self, plan: Plan) -> "Surgery":
+        """What has to be done in another model, taken back together with this."""
+        other = Surgery(plan, seed=self.seed)
+        other._living, other._undo = self._living, self._undo
+        return other
+
+    def _users(self) -> list[Any]:
+        """The model and all that hold layers of it which grow."""
+        return [self.plan.atlas.graph.model, *self._holders.models]
+
+    def _grow(self, users: list[Any]) -> None:
+        self._variables(self.plan.atlas.graph.model)
+        self._sizes()
+        self._shapes()
+        self._early_stopping(users)
 
     def _variables(self, model: Any) -> None:
         edits = self._edits()
@@ -223,9 +221,9 @@ class Surgery:
                 self._undo.append(partial(_keras.set_shape, tensor, before))
                 _keras.set_shape(tensor, _resized(before, axis, size))
 
-    def _early_stopping(self, model: Any) -> None:
+    def _early_stopping(self, users: list[Any]) -> None:
         """What an `EarlyStopping` would restore: in the old shapes it would fail halfway."""
-        for user in (model, *self._holders.models):
+        for user in users:
             for stopping in self._living.watching(user):
                 best = stopping.best_weights
                 if best is not None and len(best) == len(user.weights):
@@ -259,16 +257,15 @@ class Surgery:
             self._undo.append(lambda: _keras.set_build_shapes(layer, shapes))
             _keras.set_build_shapes(layer, new_shapes)
 
-    def _refresh(self, model: Any) -> None:
+    def _refresh(self) -> None:
         """What is derived from the variables: backend bookkeeping, compiled functions."""
-        users = [model, *self._holders.models]
+        users = self._users()
         layers = [layer for user in users for layer in _keras.sublayers(user)]
         _backend.after_variables_changed(layers)
         for user in users:
             _keras.drop_compiled(user)
-        _backend.forget_traces(self._traces)
-        for other in self._along:
-            _backend.forget_traces(other._traces)
+        for surgery in (self, *self._along):
+            _backend.forget_traces(surgery._traces)
 
 
 def _resized(shape: tuple, axis: int, size: int) -> tuple:

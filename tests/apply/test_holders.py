@@ -56,6 +56,36 @@ def test_a_second_model_that_reads_the_layer_grows_along(form):
         learns(model)
 
 
+def test_two_models_that_read_the_layer_by_one_kernel_grow_along_once():
+    inputs = keras.Input((5, 5, 2))
+    trunk = layers.Conv2D(4, 3, activation="relu", name="trunk")(inputs)
+    # New channels lie at the end of each group, so a kernel that grew twice would be another one.
+    reads = layers.Conv2D(2, 1, groups=2, name="v")(trunk)
+    actor = keras.Model(inputs, layers.Conv2D(4, 1, groups=2, name="pi")(trunk), name="actor")
+    critic = keras.Model(inputs, layers.Rescaling(2.0)(reads), name="critic")
+    values = keras.Model(inputs, reads, name="values")
+    critic.compile("adam", "mse")
+    x = np.random.default_rng(1).normal(size=(4, 5, 5, 2)).astype("float32")
+    critic.fit(x, np.ones((4, 3, 3, 2)), verbose=0)
+    before = [keras.ops.convert_to_numpy(m(x)) for m in (actor, critic, values)]
+    kg.grow_(actor, {"trunk": 8}, seed=0)
+    for model, wanted in zip((actor, critic, values), before, strict=True):
+        np.testing.assert_allclose(keras.ops.convert_to_numpy(model(x)), wanted, atol=1e-5)
+    critic.fit(x, np.ones((4, 3, 3, 2)), verbose=0)
+
+
+def test_the_best_weights_of_an_early_stopping_of_the_other_model_grow_along():
+    actor, critic = actor_and_critic()
+    stopping = keras.callbacks.EarlyStopping("loss", restore_best_weights=True)
+    scaled = keras.Model(critic.input, layers.Rescaling(2.0)(critic.output), name="scaled")
+    stopping.set_model(scaled)
+    stopping.best_weights = scaled.get_weights()
+    before = predict(scaled)
+    kg.grow_(actor, {"trunk": 12}, seed=0)
+    scaled.set_weights(stopping.best_weights)
+    np.testing.assert_allclose(predict(scaled), before, atol=1e-5)
+
+
 def test_in_fit_too():
     actor, critic = actor_and_critic()
     before = predict(critic)

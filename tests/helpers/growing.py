@@ -5,8 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import pytest
 from keras import layers
 
+import keras_grow as kg
 from keras_grow import testing
 from keras_grow.testing import (  # noqa: F401  (tests take them from here)
     all_layers,
@@ -67,3 +69,12 @@ def image(rank: int, channels: int = 3, data_format: str = "channels_last") -> t
     if data_format == "channels_first":
         return (channels, *SPACE[:rank])
     return (*SPACE[:rank], channels)
+
+
+def assert_refused(model: keras.Model, message: str) -> None:
+    """The layer "a" cannot grow: both the list of refusals and the attempt say why."""
+    (refusal,) = [r for r in kg.sites(model, refused=True) if r.producer == "a"]
+    assert message in refusal.reason
+    with pytest.raises(kg.GrowthError) as caught:
+        kg.widen(model, {"a": 6})
+    assert message in str(caught.value)

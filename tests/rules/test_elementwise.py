@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from helpers.growing import FORMATS, conv, dense, image, run_growth_test
+from helpers.growing import FORMATS, assert_refused, conv, dense, image, run_growth_test
 from keras import layers, ops
 
 import keras_grow as kg
@@ -155,9 +155,4 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused(name: str) -> None:
     build, message = REFUSED[name]
-    model = build()
-    (refusal,) = [r for r in kg.sites(model, refused=True) if r.producer == "a"]
-    assert message in refusal.reason
-    with pytest.raises(kg.GrowthError) as caught:
-        kg.widen(model, {"a": 6})
-    assert message in str(caught.value)
+    assert_refused(build(), message)
